@@ -1,4 +1,4 @@
-"""A result with the schema of a real sweep and plausible numbers, made in milliseconds and without a model."""
+"""A result with the schema of a real sweep and plausible numbers, made in milliseconds, without a model."""
 
 import json
 
@@ -12,11 +12,23 @@ PAIRS = ("prosody-track", "prosody-nuisance", "track-nuisance")
 STAGES = ("count", "reference", "fit", "reduce")
 WIDTHS = (0.1, 0.4, 1.6)
 TAUS = (2.0, 8.0, 32.0)
-RHYTHM = ("punctuation", "newline", "word_start", "short_piece", "since_mark", "sin_4", "cos_4", "sin_8", "cos_8")
+RHYTHM = (
+    "punctuation",
+    "newline",
+    "word_start",
+    "short_piece",
+    "since_mark",
+    "sin_4",
+    "cos_4",
+    "sin_8",
+    "cos_8",
+)
 SENTENCE = "The quick brown fox jumps over the lazy dog , and then it sleeps .\n"
 
 
-def make_result(layers: int = 6, heads: int = 4, folds: int = 8, window: int = 64, seed: int = 0) -> xarray.DataTree:
+def make_result(
+    layers: int = 6, heads: int = 4, folds: int = 8, window: int = 64, seed: int = 0
+) -> xarray.DataTree:
     """A DataTree like the one `sweep` returns: every group, variable, unit and attribute of the schema."""
     draw = np.random.default_rng(seed)
     layer = np.arange(layers) * 2
@@ -66,7 +78,9 @@ def _run(layer: np.ndarray, folds: int, window: int, seed: int) -> dict[str, obj
         "reference_documents": 4 * folds,
         "folds": folds,
         "window": window,
-        "census": json.dumps({"documents": 7 * folds + 3, "too_short": 2, "duplicates": 1, "tokens_lost": 811}),
+        "census": json.dumps(
+            {"documents": 7 * folds + 3, "too_short": 2, "duplicates": 1, "tokens_lost": 811}
+        ),
         "parity_logits": 1.9e-5,
         "parity_logits_relative": 3.1e-7,
         "parity_pattern": 2.4e-7,
@@ -91,7 +105,9 @@ def _basis(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
     chosen = draw.integers(0, 3, (2, layers, heads))
     return xarray.Dataset(
         {
-            "mean": variable(("layer", "direction"), draw.normal(size=(layers, width)), "1", "mean attention input"),
+            "mean": variable(
+                ("layer", "direction"), draw.normal(size=(layers, width)), "1", "mean attention input"
+            ),
             "components": variable(
                 ("layer", "component", "direction"),
                 draw.normal(size=(layers, rank, width)),
@@ -99,7 +115,10 @@ def _basis(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
                 "whitened principal components of the attention input",
             ),
             "centres": variable(
-                ("layer", "centre", "component"), draw.normal(size=(layers, centres, rank)), "1", "RBF centres"
+                ("layer", "centre", "component"),
+                draw.normal(size=(layers, centres, rank)),
+                "1",
+                "RBF centres",
             ),
             "rbf_width": variable(("layer",), draw.uniform(2, 4, layers), "1", "RBF width"),
             "coefficient": variable(
@@ -109,11 +128,20 @@ def _basis(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
                 "coefficient, row gauge",
             ),
             "track_coefficient": variable(
-                ("layer", "head"), draw.normal(-0.05, 0.05, (layers, heads)), "nats per unit", "track, within key"
+                ("layer", "head"),
+                draw.normal(-0.05, 0.05, (layers, heads)),
+                "nats per unit",
+                "track, within key",
             ),
-            "width_chosen": variable(("layer", "head"), np.array(WIDTHS)[chosen[0]], "1", "chosen kernel width"),
-            "tau_chosen": variable(("layer", "head"), np.array(TAUS)[chosen[1]], "tokens", "chosen decay length"),
-            "bin_edge": variable(("edge",), edges, "tokens", "left edges of the distance bins, and the window's end"),
+            "width_chosen": variable(
+                ("layer", "head"), np.array(WIDTHS)[chosen[0]], "1", "chosen kernel width"
+            ),
+            "tau_chosen": variable(
+                ("layer", "head"), np.array(TAUS)[chosen[1]], "tokens", "chosen decay length"
+            ),
+            "bin_edge": variable(
+                ("edge",), edges, "tokens", "left edges of the distance bins, and the window's end"
+            ),
         },
         coords={
             **grid,
@@ -177,7 +205,9 @@ def _energy(draw: np.random.Generator, grid: dict[str, np.ndarray]) -> xarray.Da
     score = draw.gamma(8, 0.2, shape)
     return xarray.Dataset(
         {
-            "rms": variable(("layer", "head"), score * draw.uniform(0.3, 0.8, shape), "nats", "row-centred energy RMS"),
+            "rms": variable(
+                ("layer", "head"), score * draw.uniform(0.3, 0.8, shape), "nats", "row-centred energy RMS"
+            ),
             "score_rms": variable(("layer", "head"), score, "nats", "row-centred score RMS"),
             "covariance_share": variable(
                 ("layer", "head", "pair"),
@@ -208,16 +238,23 @@ def _terms(draw: np.random.Generator, grid: dict[str, np.ndarray], folds: int) -
     tail, coefficient = np.abs(rhythm) * 30 + 0.1, -track - 0.02
     data |= _interval("gain_without_state", rhythm * 1.4, plain, "1", "rhythm's gain over nuisance and track")
     data |= _interval("rhythm_tail", tail, plain, "nats", "rhythm field's energy, 99 % minus 50 %")
-    data |= _interval("track_coefficient", coefficient, plain, "nats per unit", "track's coefficient, within key")
+    data |= _interval(
+        "track_coefficient", coefficient, plain, "nats per unit", "track's coefficient, within key"
+    )
     for name in ("gain_without_state_t", "rhythm_tail_t", "track_coefficient_t"):
         del data[name]
-    landscape = track.mean(-1)[..., None, None] * draw.uniform(0.3, 1, (layers, heads, len(WIDTHS), len(TAUS)))
+    landscape = track.mean(-1)[..., None, None] * draw.uniform(
+        0.3, 1, (layers, heads, len(WIDTHS), len(TAUS))
+    )
     best = landscape.reshape(layers, heads, -1).argmax(-1)
     data["track_gain"] = variable((*plain, "width", "tau"), landscape, "1", "track's gain at a width and tau")
     data["width_chosen"] = variable(plain, np.array(WIDTHS)[best // 3], "1", "chosen kernel width")
     data["tau_chosen"] = variable(plain, np.array(TAUS)[best % 3], "tokens", "chosen decay length")
     data["width_stable"] = variable(
-        plain, draw.integers(folds // 2, folds + 1, (layers, heads)) / folds, "1", "share of folds that chose the same"
+        plain,
+        draw.integers(folds // 2, folds + 1, (layers, heads)) / folds,
+        "1",
+        "share of folds that chose the same",
     )
     coords = {**grid, "term": list(TERMS), "fold": np.arange(folds), "width": list(WIDTHS), "tau": list(TAUS)}
     return xarray.Dataset(data, coords=coords)

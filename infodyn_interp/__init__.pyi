@@ -1,0 +1,18 @@
+from . import energy as energy
+from . import figures as figures
+from . import hooks as hooks
+from . import models as models
+from . import results as results
+from . import texts as texts
+from .errors import RequestError as RequestError
+from .errors import RunError as RunError
+from .hooks import capture as capture
+from .models import open_model as open_model
+from .results import export as export
+from .results import open_result as open_result
+from .results import summary as summary
+from .results import table as table
+from .sweeping import sweep as sweep
+from .texts import read_texts as read_texts
+
+__version__: str

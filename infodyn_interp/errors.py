@@ -1,0 +1,9 @@
+"""The two ways a request can end badly; the command line turns them into exit codes 2 and 1."""
+
+
+class RequestError(ValueError):
+    """The request is wrong and nothing was begun. The message is one line: what, where, what to do."""
+
+
+class RunError(RuntimeError):
+    """The work was begun and cannot go on. The message is one line: what, where, what to do."""
