@@ -7,3 +7,8 @@ class RequestError(ValueError):
 
 class RunError(RuntimeError):
     """The work was begun and cannot go on. The message is one line: what, where, what to do."""
+
+
+def one_line(reason: BaseException) -> str:
+    """What an exception says, on one line; its kind where it says nothing."""
+    return " ".join(str(reason).split()) or type(reason).__name__

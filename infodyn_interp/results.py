@@ -1,0 +1,313 @@
+"""The result file: opened, saved, read as tidy tables and in words, exported."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray
+
+from infodyn_interp.errors import RequestError, RunError, one_line
+
+FILE = "result.nc"
+TABLES = ("terms", "reference", "energy", "cost")
+# What a term has of its own, beyond what all terms share.
+OWN = {
+    "rhythm": ("gain_without_state", "rhythm_tail"),
+    "track": ("track_coefficient", "width_chosen", "tau_chosen", "width_stable"),
+}
+COORDINATES = {
+    "layer": ("1", "layer of the model"),
+    "head": ("1", "attention head"),
+    "term": ("1", "term of the energy"),
+    "part": ("1", "part of the energy"),
+    "pair": ("1", "pair of fields"),
+    "stage": ("1", "stage of the run"),
+    "fold": ("1", "fold of documents"),
+    "width": ("1", "kernel width w"),
+    "tau": ("tokens", "decay length of the track"),
+    "position": ("tokens", "position in the window"),
+    "column": ("1", "column of the fit"),
+    "block": ("1", "block the column belongs to"),
+    "component": ("1", "principal component of the attention input"),
+    "centre": ("1", "radial basis function"),
+    "direction": ("1", "direction of the attention input"),
+}
+
+Heads = str | Sequence[str] | None
+
+
+def open_result(path: str | os.PathLike[str]) -> xarray.DataTree:
+    """Read a result into memory.
+
+    Args:
+        path: the folder of a run, or its `result.nc`.
+    Raises:
+        RequestError: nothing is there, or it is not a result.
+    """
+    file = _file(path)
+    if not file.exists():
+        raise RequestError(f"{path}: no {FILE} there; `infodyn sweep --out {path}` would write one")
+    try:
+        with xarray.open_datatree(file, engine="h5netcdf") as tree:
+            result = tree.load()
+    except (OSError, ValueError, KeyError) as reason:
+        raise RequestError(
+            f"{file}: not a readable result file ({one_line(reason)}); run the sweep again"
+        ) from None
+    if "run_digest" not in result.attrs:
+        raise RequestError(f"{file}: a netCDF file, but not a result of this package (no run_digest)")
+    return result
+
+
+def save(result: xarray.DataTree, folder: str | os.PathLike[str]) -> Path:
+    """Write `folder/result.nc`, whole or not at all, and return its path.
+
+    Every group carries its own coordinates, so each can be read alone by any netCDF reader.
+
+    Raises:
+        RunError: a variable has no units, or the disk refuses.
+    """
+    labelled = _label_coordinates(result)
+    for place, variable in _variables(labelled):
+        if not variable.attrs.get("units"):
+            raise RunError(f"{place}: a variable without units is not saved; give it attrs['units']")
+    file = Path(folder) / FILE
+    with _whole(file) as beside:
+        labelled.to_netcdf(beside, engine="h5netcdf", write_inherited_coords=True)
+    return file
+
+
+def matching(folder: str | os.PathLike[str], run: Mapping[str, object]) -> xarray.DataTree | None:
+    """The result that already lies in `folder`, or None where there is none.
+
+    Args:
+        run: settings of the run about to start; those that are None, or that the stored run does not have,
+            are not compared, so that the command line can ask before it has loaded a model.
+    Raises:
+        RequestError: the result there comes from another run; the first setting that differs is named.
+    """
+    if not _file(folder).exists():
+        return None
+    result = open_result(folder)
+    stored = json.loads(result.attrs["run"])
+    for name, value in run.items():
+        if value is not None and name in stored and stored[name] != (asked := _plain(value)):
+            raise RequestError(
+                f"{folder}: holds the result of another run"
+                f" ({name} was {_brief(stored[name])}, now {_brief(asked)});"
+                " name another folder or remove this one"
+            )
+    return result
+
+
+def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> pd.DataFrame:
+    """One table of a result, tidy.
+
+    `terms` has a row per layer, head and term (gains and shares of row-centred energy variance; the columns
+    that one term has alone are NaN for the others); `reference` and `energy` a row per layer and head; `cost`
+    a row per stage. Units by column are in `.attrs["units"]`.
+
+    Args:
+        heads: keep these heads only, as "10.3,12.0" or ["10.3", "12.0"] (layer.head).
+    Raises:
+        RequestError: no such table, or no such head in the result.
+    """
+    makers: dict[str, Callable[[xarray.Dataset], xarray.Dataset]] = {
+        "terms": _terms,
+        "reference": _plain_heads,
+        "energy": _energy,
+        "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
+    }
+    if name not in makers:
+        raise RequestError(f"table {name}: there is none; the tables are {', '.join(TABLES)}")
+    if name not in result.children:
+        raise RequestError(f"table {name}: this result has no group {name}")
+    made = makers[name](result[name].to_dataset())
+    order = [dim for dim in ("layer", "head", "term", "stage") if dim in made.dims]
+    frame = made.to_dataframe(dim_order=order).reset_index()
+    for key in ("term", "stage"):
+        if key in frame:
+            frame[key] = frame[key].astype(str)
+    if heads is not None and "head" in frame:
+        keep = pd.MultiIndex.from_tuples(choose_heads(result, heads))
+        frame = frame[pd.MultiIndex.from_frame(frame[["layer", "head"]]).isin(keep)].reset_index(drop=True)
+    frame.attrs = {"units": {str(key): _units(made[key]) for key in frame.columns}}
+    return frame
+
+
+def choose_heads(result: xarray.DataTree, heads: Heads = None) -> list[tuple[int, int]]:
+    """The (layer, head) pairs named by `heads`, in that order; all of them where it is None.
+
+    Raises:
+        RequestError: not of the form layer.head, or not in the result.
+    """
+    coords = result["terms"].coords
+    layers, present = coords["layer"].values.tolist(), coords["head"].values.tolist()
+    if heads is None:
+        return [(layer, head) for layer in layers for head in present]
+    chosen = []
+    for name in heads.split(",") if isinstance(heads, str) else heads:
+        parts = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", name)
+        if parts is None:
+            raise RequestError(f"heads: {name.strip()!r} is not layer.head; write them as 10.3,12.0")
+        layer, head = int(parts[1]), int(parts[2])
+        if layer not in layers:
+            raise RequestError(f"heads: {layer}.{head} asked, the result has layers {_span(layers)}")
+        if head not in present:
+            raise RequestError(f"heads: {layer}.{head} asked, the result has heads {_span(present)}")
+        chosen.append((layer, head))
+    return chosen
+
+
+def summary(result: xarray.DataTree) -> str:
+    """What was fitted, on what, and what stands out, in words."""
+    about, heads = result.attrs, len(choose_heads(result))
+    layers = result["terms"].coords["layer"].values.tolist()
+    reference = result["reference"]
+    low, middle, high = np.nanquantile(reference["r2"], (0, 0.5, 1))
+    lines = [
+        f"Model {about['model']} (weights {about['model_digest'][:12]}):"
+        f" layers {_span(layers)}, {heads} heads.",
+        f"Fitted on {about['tokens_fitted']:,} tokens of {about['documents']:,} documents in {about['folds']}"
+        f" folds, windows of {about['window']} tokens.",
+        f"Reference {reference.attrs.get('reference', '?')} from {about['tokens_reference']:,} tokens of"
+        f" {about['reference_documents']:,} other documents:"
+        f" R2 {middle:.2f} (heads from {low:.2f} to {high:.2f}).",
+        "Gain: the share of held-out row-centred energy variance that a term explains beyond its base,"
+        " with 95 % interval and t over folds of documents.",
+    ]
+    terms = table(result, "terms")
+    for term in dict.fromkeys(terms["term"]):
+        rows = terms[(terms["term"] == term) & terms["gain"].notna()]
+        above = int((rows["gain_low"] > 0).sum())
+        line = f"  {term}: gain interval above 0 in {above} of {heads} heads"
+        if len(rows) < heads:
+            line += f" ({heads - len(rows)} not estimable)"
+        strongest = "; ".join(
+            f"{row.layer}.{row.head}: {row.gain:.3f} [{row.gain_low:.3f}, {row.gain_high:.3f}],"
+            f" t {row.gain_t:.1f}"
+            for row in rows.nlargest(3, "gain").itertuples()
+        )
+        lines.append(f"{line}; strongest {strongest}" if strongest else line)
+    lines.append("Verdicts are not computed in this version: a gain above 0 is not yet an identified term.")
+    return "\n".join(lines)
+
+
+def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write every table as `folder/NAME.parquet` (units in the file's metadata) and return the paths."""
+    files = []
+    for name in TABLES:
+        if name in result.children:
+            files.append(Path(folder) / f"{name}.parquet")
+            with _whole(files[-1]) as beside:
+                table(result, name).to_parquet(beside, engine="pyarrow")
+    return files
+
+
+def _terms(group: xarray.Dataset) -> xarray.Dataset:
+    plain = _keep(group, lambda variable: set(variable.dims) == {"layer", "head", "term"})
+    for term, names in OWN.items():
+        for name in (name + end for name in names for end in ("", "_low", "_high")):
+            if name in group:
+                plain[name] = group[name].where(group["term"] == term).assign_attrs(group[name].attrs)
+    return plain
+
+
+def _plain_heads(group: xarray.Dataset) -> xarray.Dataset:
+    return _keep(group, lambda variable: set(variable.dims) == {"layer", "head"})
+
+
+def _energy(group: xarray.Dataset) -> xarray.Dataset:
+    plain = _plain_heads(group)
+    factor = group.attrs.get("seed_unit_factor")
+    if factor is not None:
+        plain["rms_seed"] = (plain["rms"] * factor).assign_attrs(units="nats sqrt(head width)")
+    for pair in group["pair"].values:
+        shares = group["covariance_share"].sel(pair=pair, drop=True)
+        plain[f"covariance_share_{str(pair).replace('-', '_')}"] = shares
+    return plain
+
+
+def _keep(group: xarray.Dataset, fits: Callable[[xarray.DataArray], bool]) -> xarray.Dataset:
+    kept = group[[name for name, variable in group.data_vars.items() if fits(variable)]]
+    used = {dim for variable in kept.data_vars.values() for dim in variable.dims}
+    return kept.drop_dims(set(kept.dims) - used)
+
+
+def _units(variable: xarray.DataArray) -> str:
+    return str(variable.attrs.get("units", COORDINATES.get(str(variable.name), ("1", ""))[0]))
+
+
+def _label_coordinates(result: xarray.DataTree) -> xarray.DataTree:
+    def label(group: xarray.Dataset) -> xarray.Dataset:
+        known = {
+            name: variable.assign_attrs(
+                dict(zip(("units", "long_name"), COORDINATES[str(name)], strict=True)) | variable.attrs
+            )
+            for name, variable in group.coords.items()
+            if name in COORDINATES
+        }
+        return group.assign_coords(known)
+
+    return xarray.DataTree.from_dict({node.path: label(node.to_dataset()) for node in result.subtree})
+
+
+def _variables(result: xarray.DataTree) -> Iterator[tuple[str, xarray.Variable]]:
+    for node in result.subtree:
+        for name, variable in node.to_dataset().variables.items():
+            yield f"{node.path.rstrip('/')}/{name}", variable
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[Path]:
+    """A path beside `file` that takes its place, on the disk itself, once the block has written it whole."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        _sync(beside)
+        os.replace(beside, file)
+        _sync(file.parent)
+    except OSError as reason:
+        raise RunError(
+            f"{file}: could not be written ({one_line(reason)}); free or change the place"
+        ) from reason
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".nc" and not path.is_dir() else path / FILE
+
+
+def _plain(value: object) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _span(numbers: Iterable[int]) -> str:
+    numbers = list(numbers)
+    step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
+    if len(numbers) > 2 and step > 0 and numbers == list(range(numbers[0], numbers[-1] + 1, step)):
+        return f"{numbers[0]}..{numbers[-1]}" + (f" by {step}" if step > 1 else "")
+    return ", ".join(str(number) for number in numbers)
