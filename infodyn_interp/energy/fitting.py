@@ -1,0 +1,327 @@
+"""From moments to coefficients, shares and held-out gains: linear algebra on a few hundred columns, no model.
+
+Documents are the statistical unit: every fit leaves one fold of documents out and is scored there. Gains are shares of
+the left-out fold's row-centred energy variance, so a term that explains nothing has a gain around or below 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.linalg
+import scipy.stats
+from jaxtyping import Float, Int
+
+from infodyn_interp.energy.moments import Moments
+from infodyn_interp.energy.terms import Columns
+
+RIDGE = 1e-5  # of each column's square: above the rounding of the moments (1e-6), far below any share that matters
+ALIAS = 1e-6  # of its row-gauge square: a column with less left in the two-way gauge is an alias and is dropped
+LEVEL = 0.95  # of intervals
+TERMS = ("prosody", "rhythm", "state", "track")
+PAIRS = ("prosody-track", "prosody-nuisance", "track-nuisance")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its 95 % interval over folds of documents and its t."""
+
+    value: Float[np.ndarray, "*shape"]
+    low: Float[np.ndarray, "*shape"]
+    high: Float[np.ndarray, "*shape"]
+    t: Float[np.ndarray, "*shape"]
+
+    @classmethod
+    def of_folds(cls, by_fold: Float[np.ndarray, "fold *shape"]) -> "Estimate":
+        """Mean over folds, interval by Student's t with folds - 1 degrees of freedom."""
+        return cls._around(by_fold.mean(0), by_fold.std(0, ddof=1) / np.sqrt(len(by_fold)), len(by_fold))
+
+    @classmethod
+    def of_jackknife(
+        cls, value: Float[np.ndarray, "*shape"], without: Float[np.ndarray, "fold *shape"]
+    ) -> "Estimate":
+        """Delete-one-fold jackknife of any statistic: `without[f]` is the statistic on all folds but f."""
+        folds = len(without)
+        error = np.sqrt((folds - 1) / folds * ((without - without.mean(0)) ** 2).sum(0))
+        return cls._around(value, error, folds)
+
+    @classmethod
+    def _around(cls, value: np.ndarray, error: np.ndarray, folds: int) -> "Estimate":
+        reach = scipy.stats.t.ppf((1 + LEVEL) / 2, folds - 1) * error
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(error > 0, value / error, np.nan)
+        return cls(value, value - reach, value + reach, t)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One layer's fits; arrays by head, by fold where a fold was left out.
+
+    Args:
+        columns: names and places of the columns.
+        coefficient: row-gauge coefficients of all columns on all folds (nats per unit); of the nine tracks only the
+            chosen one's is not 0.
+        coefficient_without: the same, each fold left out.
+        track: within-key coefficient c of the chosen track (a well is c < 0), and `track_nuisance` N's beside it.
+        track_without: c, each fold left out.
+        chosen: index of the chosen (width, tau) among the nine tracks; `chosen_without` inside each training fold.
+        share: variance of each fitted term over the row-centred energy variance; the track's within keys.
+        covariance_share: twice the covariance of two fitted terms over the same variance (seed 1.2: interference).
+        gain: by term (`TERMS`), held-out, over its base: prosody over N + T, rhythm over N + T + state, state over
+            N + T + rhythm, track over N within keys.
+        gain_alone: rhythm over N + T, without the state block.
+        marginal_gain: track over distance, the others over nothing.
+        track_gain: gain of each of the nine tracks over N within keys.
+        rms: row-centred energy, nats.
+    """
+
+    columns: Columns
+    coefficient: Float[np.ndarray, "head column"]
+    coefficient_without: Float[np.ndarray, "fold head column"]
+    track: Float[np.ndarray, " head"]
+    track_nuisance: Float[np.ndarray, "head nuisance"]
+    track_without: Float[np.ndarray, "fold head"]
+    chosen: Int[np.ndarray, " head"]
+    chosen_without: Int[np.ndarray, "fold head"]
+    share: Float[np.ndarray, "term head"]
+    covariance_share: Float[np.ndarray, "pair head"]
+    gain_by_fold: Float[np.ndarray, "fold term head"]
+    gain_alone_by_fold: Float[np.ndarray, "fold head"]
+    marginal_by_fold: Float[np.ndarray, "fold term head"]
+    track_gain_by_fold: Float[np.ndarray, "fold track head"]
+    rms: Float[np.ndarray, " head"]
+
+    @property
+    def gain(self) -> Estimate:
+        """Held-out gain by term and head, with interval over folds."""
+        return Estimate.of_folds(self.gain_by_fold)
+
+    @property
+    def marginal_gain(self) -> Estimate:
+        """Marginal gain by term and head, with interval over folds."""
+        return Estimate.of_folds(self.marginal_by_fold)
+
+
+@dataclass(frozen=True)
+class _System:
+    """Normal equations of one training set in one gauge, with N eliminated: everything else is small."""
+
+    gram: Float[np.ndarray, "column column"]
+    cross: Float[np.ndarray, "column head"]
+    nuisance: int
+    whitened: Float[np.ndarray, "nuisance column"]
+    whitened_cross: Float[np.ndarray, "nuisance head"]
+    factor: Float[np.ndarray, "nuisance nuisance"]
+
+    @classmethod
+    def of(
+        cls, gram: np.ndarray, cross: np.ndarray, nuisance: int, scale: Float[np.ndarray, " column"]
+    ) -> "_System":
+        """Factor N's block; the ridge is relative to each column's row-gauge square `scale`."""
+        regular = gram + np.diag(RIDGE * scale)
+        factor = scipy.linalg.cholesky(regular[:nuisance, :nuisance], lower=True)
+        solved = scipy.linalg.solve_triangular(factor, np.hstack([regular[:nuisance], cross[:nuisance]]), lower=True)
+        return cls(regular, cross, nuisance, solved[:, : len(gram)], solved[:, len(gram) :], factor)
+
+    def reduced(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gram and cross of some columns after N."""
+        whitened = self.whitened[:, places]
+        gram = self.gram[np.ix_(places, places)] - whitened.T @ whitened
+        return gram, self.cross[places] - whitened.T @ self.whitened_cross
+
+    def solve(self, places: np.ndarray) -> Float[np.ndarray, "column head"]:
+        """Coefficients of N and the columns at `places`, zero elsewhere."""
+        out = np.zeros_like(self.cross)
+        right = self.whitened_cross
+        if len(places):
+            gram, cross = self.reduced(places)
+            out[places] = scipy.linalg.solve(gram, cross, assume_a="pos")
+            right = right - self.whitened[:, places] @ out[places]
+        out[: self.nuisance] = scipy.linalg.solve_triangular(self.factor, right, lower=True, trans=1)
+        return out
+
+
+def fit(moments: Moments) -> Fit:
+    """Fit P, T and N to one layer's moments, on all folds and with each left out (seed 1.2; science: terms, verdicts).
+
+    Args:
+        moments: at least two folds, none empty.
+
+    Raises:
+        ValueError: fewer than two folds, an empty fold, or moments that are not finite.
+    """
+    if moments.folds < 2 or not (moments.pairs > 0).all():
+        raise ValueError("a fit leaves folds out: it needs at least two, none empty")
+    if not np.isfinite(moments.square_row).all():
+        raise ValueError("moments are not finite")
+    columns, heads = moments.columns, moments.square_row.shape[1]
+    total = moments.total
+    whole = _fit_without(total.gram(0), total.cross(0), total.gram(0, "within"), total.cross(0, "within"), columns)
+    folds = []
+    for fold in range(moments.folds):
+        left = {gauge: (moments.gram(fold, gauge), moments.cross(fold, gauge)) for gauge in ("row", "within")}
+        train = _fit_without(
+            total.gram(0) - left["row"][0],
+            total.cross(0) - left["row"][1],
+            total.gram(0, "within") - left["within"][0],
+            total.cross(0, "within") - left["within"][1],
+            columns,
+        )
+        folds.append((train, _score(train, left, moments.square(fold), columns)))
+    square = total.square(0)
+    shares, covariances = _shares(whole, total, square)
+    trained = [train for train, _ in folds]
+    scored = [scores for _, scores in folds]
+    return Fit(
+        columns=columns,
+        coefficient=whole.full.T,
+        coefficient_without=np.stack([train.full.T for train in trained]),
+        track=whole.track,
+        track_nuisance=whole.track_nuisance.T,
+        track_without=np.stack([train.track for train in trained]),
+        chosen=whole.chosen,
+        chosen_without=np.stack([train.chosen for train in trained]),
+        share=shares,
+        covariance_share=covariances,
+        gain_by_fold=np.stack([scores.gain for scores in scored]),
+        gain_alone_by_fold=np.stack([scores.alone for scores in scored]),
+        marginal_by_fold=np.stack([scores.marginal for scores in scored]),
+        track_gain_by_fold=np.stack([scores.tracks for scores in scored]),
+        rms=np.sqrt(square / moments.pairs.sum()).reshape(heads),
+    )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Coefficients of one training set; `[column, head]` unless said."""
+
+    full: np.ndarray  # N + T + rhythm + state, row gauge
+    without: dict[str, np.ndarray]  # block left out -> N + T + the rest, row gauge
+    chosen: np.ndarray
+    track: np.ndarray
+    track_nuisance: np.ndarray
+    nuisance_within: np.ndarray
+    tracks_within: list[np.ndarray]  # N + each track, within keys
+    marginal: dict[str, np.ndarray]
+    marginal_track: tuple[np.ndarray, np.ndarray]  # distance alone, distance + its own chosen track
+
+
+def _fit_without(
+    gram: np.ndarray, cross: np.ndarray, gram_within: np.ndarray, cross_within: np.ndarray, columns: Columns
+) -> _Trained:
+    blocks = columns.blocks
+    square = gram.diagonal()
+    scale = np.where(square > 0, square, 1.0)  # a column the texts never move gets coefficient 0
+    within_scale = scale[: columns.within]
+    places = {name: np.arange(columns.count)[block] for name, block in blocks.items()}
+    n = columns.nuisance.stop
+
+    within = _System.of(gram_within, cross_within, n, within_scale)
+    tracks_within, chosen, c = _choose_track(within, places["track"], within_scale)
+    heads = np.arange(cross.shape[1])
+    picked = np.stack(tracks_within)[chosen, :, heads].T
+
+    d = blocks["distance"].stop
+    keep = np.concatenate([np.arange(d), places["track"]])
+    near = _System.of(gram_within[np.ix_(keep, keep)], cross_within[keep], d, within_scale[keep])
+    near_tracks, near_chosen, _ = _choose_track(near, np.arange(d, len(keep)), within_scale[keep])
+    alone, with_track = np.zeros_like(cross_within), np.zeros_like(cross_within)
+    alone[keep] = near.solve(np.arange(0))
+    with_track[keep] = np.stack(near_tracks)[near_chosen, :, heads].T
+
+    row = _System.of(gram, cross, n, scale)
+    field = np.concatenate([places["rhythm"], places["state"]])
+    parts = {"": field, "rhythm": places["state"], "state": places["rhythm"], "prosody": np.arange(0)}
+    solved = {name: np.zeros_like(cross) for name in parts}
+    for track in np.unique(chosen):
+        mine = chosen == track
+        here = replace(row, cross=row.cross[:, mine], whitened_cross=row.whitened_cross[:, mine])
+        for name, part in parts.items():
+            solved[name][:, mine] = here.solve(np.concatenate([places["track"][[track]], part]))
+
+    bare = gram + np.diag(RIDGE * scale)
+    marginal = {}
+    for name, part in (("prosody", field), ("rhythm", places["rhythm"]), ("state", places["state"])):
+        beta = np.zeros_like(cross)
+        beta[part] = scipy.linalg.solve(bare[np.ix_(part, part)], cross[part], assume_a="pos")
+        marginal[name] = beta
+    full = solved.pop("")
+    return _Trained(
+        full, solved, chosen, c, picked[:n], within.solve(np.arange(0)), tracks_within, marginal, (alone, with_track)
+    )
+
+
+def _choose_track(
+    system: _System, places: np.ndarray, scale: Float[np.ndarray, " column"]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Each track's fit after the base, the track with the smallest training SSE by head, and its coefficient."""
+    gram, cross = system.reduced(places)
+    left = gram.diagonal()
+    alive = left > ALIAS * scale[places]
+    c = np.where(alive[:, None], cross / np.where(alive, left, 1)[:, None], 0.0)
+    chosen = (c * cross).argmax(0)
+    fits = []
+    for place, coefficient in zip(places, c, strict=True):
+        beta = np.zeros_like(system.cross)
+        beta[place] = coefficient
+        right = system.whitened_cross - system.whitened[:, [place]] * coefficient
+        beta[: system.nuisance] = scipy.linalg.solve_triangular(system.factor, right, lower=True, trans=1)
+        fits.append(beta)
+    return fits, chosen, c[chosen, np.arange(c.shape[1])]
+
+
+@dataclass(frozen=True)
+class _Scores:
+    gain: np.ndarray
+    alone: np.ndarray
+    marginal: np.ndarray
+    tracks: np.ndarray
+
+
+def _score(
+    train: _Trained, left: dict[str, tuple[np.ndarray, np.ndarray]], square: np.ndarray, columns: Columns
+) -> _Scores:
+    """Held-out gains of one training set on the fold it left out."""
+
+    def drop(gauge: str) -> Callable[[np.ndarray], np.ndarray]:
+        gram, cross = left[gauge]
+
+        def explained(beta: np.ndarray) -> np.ndarray:
+            return (2 * (beta * cross).sum(0) - (beta * (gram @ beta)).sum(0)) / square
+
+        return explained
+
+    row, within = drop("row"), drop("within")
+    full, base = row(train.full), {name: row(beta) for name, beta in train.without.items()}
+    bare = within(train.nuisance_within)
+    tracks = np.stack([within(beta) - bare for beta in train.tracks_within])
+    gain = np.stack(
+        [
+            full - base["prosody"],
+            full - base["rhythm"],
+            full - base["state"],
+            tracks[train.chosen, np.arange(len(square))],
+        ]
+    )
+    alone, with_track = train.marginal_track
+    marginal = np.stack([row(train.marginal[name]) for name in TERMS[:3]] + [within(with_track) - within(alone)])
+    return _Scores(gain, base["state"] - base["prosody"], marginal, tracks)
+
+
+def _shares(whole: _Trained, total: Moments, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the fitted terms, and the covariance shares of P, T and N."""
+    columns = total.columns
+    gram, within = total.gram(0), total.gram(0, "within")
+    blocks = columns.blocks
+    field = slice(blocks["rhythm"].start, blocks["state"].stop)
+
+    def together(a: slice, b: slice) -> np.ndarray:
+        beta = whole.full
+        return np.asarray((beta[a] * (gram[a, b] @ beta[b])).sum(0) / square)
+
+    chosen = within.diagonal()[blocks["track"]][whole.chosen]
+    shares = [together(part, part) for part in (field, blocks["rhythm"], blocks["state"])]
+    shares.append(whole.track**2 * chosen / square)
+    track, nuisance = blocks["track"], columns.nuisance
+    pairs = [(field, track), (field, nuisance), (track, nuisance)]
+    return np.stack(shares), np.stack([2 * together(a, b) for a, b in pairs])

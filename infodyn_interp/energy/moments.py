@@ -1,0 +1,346 @@
+"""Second moments of `[columns | heads]` by fold, in the row and the two-way gauge, from one look at the scores.
+
+Everything a fit needs is a sum over windows, so moments of folds, shards and machines merge by `+`. No dense array is
+formed but kernels, tracks and the heads' energies, in causal blocks of rows; distance columns are Toeplitz, bilinear
+ones separable, key-only ones need key sums alone. Products inside a block are float32 (float64 where the scores are),
+sums over blocks float64.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from infodyn_interp.energy.gauge import Support
+from infodyn_interp.energy.terms import (
+    TAUS,
+    WIDTHS,
+    Basis,
+    Columns,
+    bin_sums,
+    columns_of,
+    row_blocks,
+    state_columns,
+)
+
+KERNEL_MAPS = len(WIDTHS) * (1 + len(TAUS))  # dense maps a layer's heads share
+
+
+@dataclass(frozen=True)
+class Moments:
+    """One layer's second moments by fold; immutable, merged by `+`.
+
+    `gram_row`, `gram_within`: packed upper triangles over all columns, and over those of the two-way gauge;
+    `cross_row`, `cross_within`: columns with heads; `square_row`, `square_within`: heads with themselves. Energies in
+    nats, so squares in nats^2; sums, not means.
+    """
+
+    columns: Columns
+    gram_row: Float[np.ndarray, "fold packed"]
+    gram_within: Float[np.ndarray, "fold packed_within"]
+    cross_row: Float[np.ndarray, "fold column head"]
+    cross_within: Float[np.ndarray, "fold column_within head"]
+    square_row: Float[np.ndarray, "fold head"]
+    square_within: Float[np.ndarray, "fold head"]
+    pairs: Float[np.ndarray, " fold"]
+
+    @classmethod
+    def empty(cls, columns: Columns, heads: int, folds: int) -> "Moments":
+        """No data yet."""
+        p, q = columns.count, columns.within
+        return cls(
+            columns,
+            np.zeros((folds, p * (p + 1) // 2)),
+            np.zeros((folds, q * (q + 1) // 2)),
+            np.zeros((folds, p, heads)),
+            np.zeros((folds, q, heads)),
+            np.zeros((folds, heads)),
+            np.zeros((folds, heads)),
+            np.zeros(folds),
+        )
+
+    _arrays = ("gram_row", "gram_within", "cross_row", "cross_within", "square_row", "square_within", "pairs")
+
+    def __add__(self, other: "Moments") -> "Moments":
+        if self.columns != other.columns or self.cross_row.shape != other.cross_row.shape:
+            raise ValueError("moments of different windows, ranks, folds or heads cannot be added")
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in self._arrays})
+
+    def add(self, window: "WindowMoments", folds: Int[np.ndarray, " window"]) -> None:
+        """Add each window's moments to its fold, in place (the one mutation: a sweep holds millions of entries)."""
+        for name in self._arrays:
+            sums, added = getattr(self, name), getattr(window, name).cpu().numpy()
+            for place, fold in enumerate(folds):
+                sums[fold] += added[place]
+
+    @property
+    def folds(self) -> int:
+        """Folds."""
+        return len(self.pairs)
+
+    @cached_property
+    def total(self) -> "Moments":
+        """All folds as one."""
+        return replace(self, **{name: getattr(self, name).sum(0, keepdims=True) for name in self._arrays})
+
+    def gram(self, fold: int, gauge: str = "row") -> Float[np.ndarray, "column column"]:
+        """One fold's column products as a full matrix."""
+        packed = (self.gram_row if gauge == "row" else self.gram_within)[fold]
+        return unpack(packed, self.columns.count if gauge == "row" else self.columns.within)
+
+    def cross(self, fold: int, gauge: str = "row") -> Float[np.ndarray, "column head"]:
+        """One fold's products of columns with heads."""
+        return (self.cross_row if gauge == "row" else self.cross_within)[fold]
+
+    def square(self, fold: int, gauge: str = "row") -> Float[np.ndarray, " head"]:
+        """One fold's squared energies."""
+        return (self.square_row if gauge == "row" else self.square_within)[fold]
+
+
+def unpack(packed: Float[np.ndarray, " packed"], size: int) -> Float[np.ndarray, "column column"]:
+    """A symmetric matrix from its packed upper triangle."""
+    full = np.empty((size, size))
+    upper = np.triu_indices(size)
+    full[upper] = packed
+    full.T[upper] = packed
+    return full
+
+
+@dataclass(frozen=True)
+class WindowMoments:
+    """Moments of each window of a batch, before they are added to folds; fields as in `Moments`."""
+
+    gram_row: Float[Tensor, "window packed"]
+    gram_within: Float[Tensor, "window packed_within"]
+    cross_row: Float[Tensor, "window column head"]
+    cross_within: Float[Tensor, "window column_within head"]
+    square_row: Float[Tensor, "window head"]
+    square_within: Float[Tensor, "window head"]
+    pairs: Float[Tensor, " window"]
+
+
+class WindowAlgebra:
+    """The moments of a window length and state rank; what depends on these alone is made once.
+
+    Args:
+        support: the pairs that count.
+        state_rank: components of z.
+        device: where the scores are.
+    """
+
+    def __init__(self, support: Support, state_rank: int, device: torch.device | str = "cpu") -> None:
+        self.support = support
+        self.columns = columns_of(support.window, state_rank)
+        self._device = torch.device(device)
+        mask = support.mask
+        start, stop = self.columns.bin_bounds(support)
+        counts = (stop - start).double()
+        self._bin_counts = counts.to(device)
+        self._inverse_counts = support.inverse_counts.to(device)
+        key = torch.arange(support.window)
+        members = ((key >= start[..., None]) & (key < stop[..., None])).double()
+        self._bin_key_sums = (
+            members.sum(0).T - mask.double().T @ (counts * support.inverse_counts[:, None])
+        ).to(device)
+        self._bin_gram = (
+            torch.diag(counts.sum(0)) - counts.T @ (counts * support.inverse_counts[:, None])
+        ).to(device)
+        lags = torch.zeros(support.window, len(self.columns.bins), dtype=torch.float64)
+        for index, (low, high) in enumerate(self.columns.bins):
+            lags[low : high + 1, index] = 1
+        self._lag_bins = lags.to(device)
+        self._mask = {dtype: mask.to(device, dtype) for dtype in (torch.float32, torch.float64)}
+        self._key_root = support.key_root.to(device)
+        self._key_gram = support.key_gram.to(device)
+        self._upper = torch.triu_indices(self.columns.count, self.columns.count, device=device)
+        self._upper_within = torch.triu_indices(self.columns.within, self.columns.within, device=device)
+
+    def __call__(
+        self,
+        states: Float[Tensor, "window key component"],
+        rhythm: Float[Tensor, "window key column"],
+        basis: Basis,
+        scores: Float[Tensor, "window head query key"],
+        reference: Float[Tensor, "window head query key"] | None,
+    ) -> WindowMoments:
+        """Moments of `energy = reference - scores` (reference None: `-scores`) with every column.
+
+        Args:
+            states: z of each key (`Basis.states`).
+            rhythm: rhythm block of each key (`Prosody.columns`).
+            basis: the layer's frozen basis, for the state block.
+            scores: attention logits as the softmax receives them, in nats; finite.
+            reference: surface scores at the same positions, in nats.
+        """
+        full, key_sums, _ = self._products(states, rhythm, basis, scores, reference)
+        columns = self.columns
+        projected = self._key_root @ key_sums
+        within = full[:, self._in_within(full)[:, None], self._in_within(full)]
+        within = within - projected.transpose(1, 2) @ projected
+        return WindowMoments(
+            full[:, self._upper[0], self._upper[1]],
+            within[:, self._upper_within[0], self._upper_within[1]],
+            full[:, : columns.count, columns.count :],
+            within[:, : columns.within, columns.within :],
+            full.diagonal(dim1=1, dim2=2)[:, columns.count :],
+            within.diagonal(dim1=1, dim2=2)[:, columns.within :],
+            torch.full((len(full),), float(self.support.pairs), dtype=torch.float64),
+        )
+
+    def received(
+        self,
+        states: Float[Tensor, "window key component"],
+        rhythm: Float[Tensor, "window key column"],
+        basis: Basis,
+        scores: Float[Tensor, "window head query key"],
+        reference: Float[Tensor, "window head query key"] | None,
+    ) -> tuple[Float[Tensor, "window key column"], Float[Tensor, "window key head"]]:
+        """Mean over the queries that see it of what each key receives, row-centred: every column, every head's energy.
+
+        Arguments as for a call; keys that no query sees are 0.
+        """
+        _, key_sums, key_only = self._products(states, rhythm, basis, scores, reference)
+        within = self.columns.within
+        seen = self.support.mask.sum(0).clamp(min=1).to(key_sums)[:, None]
+        return torch.cat([key_sums[..., :within], self._key_gram @ key_only], -1) / seen, key_sums[..., within:] / seen
+
+    def _in_within(self, full: Tensor) -> Tensor:
+        """Places in the full product that live in the two-way gauge: its columns, then the heads."""
+        place = torch.arange(full.shape[1], device=full.device)
+        return torch.cat([place[: self.columns.within], place[self.columns.count :]])
+
+    def _products(
+        self,
+        states: Float[Tensor, "window key component"],
+        rhythm: Float[Tensor, "window key column"],
+        basis: Basis,
+        scores: Float[Tensor, "window head query key"],
+        reference: Float[Tensor, "window head query key"] | None,
+    ) -> tuple[
+        Float[Tensor, "window both both"], Float[Tensor, "window key either"], Float[Tensor, "window key field"]
+    ]:
+        """Row-gauge products of `[columns | heads]` (upper triangle), key sums, and the key-only columns."""
+        gram, sums = self._dense(states, scores, reference)
+        z = states.double()
+        heads = scores.shape[1]
+        bilinear_sums, bilinear_gram, bilinear_bins = self._bilinear(z)
+        key_only = torch.cat([rhythm.to(z), state_columns(z, basis)], -1)
+
+        columns, blocks = self.columns, self.columns.blocks
+        distance, kernel, bilinear = blocks["distance"], blocks["kernels"], blocks["bilinear"]
+        place = torch.arange(columns.count + heads, device=z.device)
+        dense = torch.cat([place[kernel], place[blocks["track"]], place[columns.count :]])
+        full = z.new_zeros(len(z), len(place), len(place))
+        full[:, dense[:, None], dense] = gram.products
+        full[:, distance, dense] = gram.bins.transpose(1, 2)
+        full[:, distance, distance] = self._bin_gram
+        full[:, distance, bilinear] = bilinear_bins
+        full[:, bilinear, bilinear] = bilinear_gram
+        with_bilinear = (sums[:, :, :-1] @ z[:, None]).flatten(2)
+        full[:, bilinear, dense] = with_bilinear.transpose(1, 2)
+        full[:, kernel, bilinear] = with_bilinear[:, : len(WIDTHS)]
+
+        key_sums = z.new_empty(len(z), self.support.window, columns.within + heads)
+        key_sums[..., distance] = self._bin_key_sums
+        key_sums[..., bilinear] = bilinear_sums
+        without_field = torch.where(dense < columns.within, dense, dense - (columns.count - columns.within))
+        key_sums[..., without_field] = sums[:, :, -1].transpose(1, 2)
+
+        field = slice(columns.within, columns.count)
+        with_field = key_sums.transpose(1, 2) @ key_only
+        full[:, : columns.within, field] = with_field[:, : columns.within]
+        full[:, field, columns.count :] = with_field[:, columns.within :].transpose(1, 2)
+        full[:, field, field] = key_only.transpose(1, 2) @ (self._key_gram @ key_only)
+        return full, key_sums, key_only
+
+    def _dense(
+        self,
+        states: Float[Tensor, "window key component"],
+        scores: Float[Tensor, "window head query key"],
+        reference: Float[Tensor, "window head query key"] | None,
+    ) -> tuple["_DenseGram", Float[Tensor, "window map component1 key"]]:
+        """Products of the dense maps with each other, with distance, and their sums against `[z(query), 1]`."""
+        windows, heads, length, _ = scores.shape
+        maps = KERNEL_MAPS + heads
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        mask = self._mask[dtype]
+        z = states.to(dtype)
+        left = torch.cat([z, torch.ones_like(z[..., :1])], -1).transpose(1, 2)
+        products = z.new_zeros(windows, maps, maps, dtype=torch.float64)
+        lag_sums = z.new_zeros(windows, maps, length, dtype=torch.float64)
+        sums = z.new_zeros(windows, maps, left.shape[1], length, dtype=torch.float64)
+        for block in row_blocks(z, self.support.first_key):
+            rows, keys = slice(block.first, block.last), slice(0, block.last)
+            here = mask[rows, keys]
+            guarded = z.new_empty(windows, maps, block.last - block.first + 1, block.last)
+            guarded[:, :, 0] = 0  # a diagonal read past a row's first key lands in the row before
+            dense = guarded[:, :, 1:]
+            torch.mul(block.maps, here, out=dense[:, :KERNEL_MAPS])
+            energy = dense[:, KERNEL_MAPS:]
+            if reference is None:
+                torch.mul(scores[:, :, rows, keys], -here, out=energy)
+            else:
+                torch.sub(reference[:, :, rows, keys], scores[:, :, rows, keys], out=energy)
+                energy.mul_(here)
+            mean = dense.sum(-1) * self._inverse_counts[rows].to(dtype)
+            dense.addcmul_(mean[..., None], here, value=-1)
+            flat = guarded.flatten(2)
+            products += flat @ flat.transpose(1, 2)
+            sums[..., keys] += left[:, None, :, rows] @ dense
+            lag_sums[..., keys] += _diagonal_sums(guarded)
+        return _DenseGram(products, lag_sums @ self._lag_bins), sums
+
+    def _bilinear(
+        self, z: Float[Tensor, "window key component"]
+    ) -> tuple[
+        Float[Tensor, "window key product"],
+        Float[Tensor, "window product product"],
+        Float[Tensor, "window bin product"],
+    ]:
+        """Key sums of the columns `z_a(t) z_b(j)`, their products with each other, and with distance."""
+        rank = z.shape[-1]
+        # the key factor's mean is pure row gauge; without it the sums below lose no digits
+        key = z - z[:, self.support.first_key :].mean(1, keepdim=True)
+        mean = self.support.row_sums(key) * self._inverse_counts[:, None]
+        through_mean = _outer(z, mean)
+        key_sums = _outer(self.support.key_sums(z), key) - self.support.key_sums(through_mean)
+        spread = self.support.row_sums(_outer(key, key)) - _outer(self.support.counts[:, None].to(z) * mean, mean)
+        products = _outer(z, z).transpose(1, 2) @ spread
+        ordered = products.unflatten(2, (rank, rank)).unflatten(1, (rank, rank)).transpose(2, 3)
+        in_bins = torch.einsum("wta,wtkb->wkab", z, bin_sums(key, self.columns, self.support))
+        bins = in_bins.flatten(2) - self._bin_counts.T @ through_mean
+        return key_sums, ordered.flatten(3).flatten(1, 2), bins
+
+
+@dataclass(frozen=True)
+class _DenseGram:
+    products: Float[Tensor, "window map map"]
+    bins: Float[Tensor, "window map bin"]
+
+
+def _outer(
+    left: Float[Tensor, "window place component"], right: Float[Tensor, "window place component"]
+) -> Float[Tensor, "window place product"]:
+    return (left[..., :, None] * right[..., None, :]).flatten(2)
+
+
+def _diagonal_sums(guarded: Float[Tensor, "window map row key"]) -> Float[Tensor, "window map lag"]:
+    """Sum each lag's diagonal of a block whose row 0 is a guard of zeros; queries end where keys end.
+
+    Lag `k` of query row `i` (guard excluded) lies at key `first + i - k`; the view below steps one row down and one key
+    right. What it reads before a row's first key is the row before, beyond its own query, which the mask made 0.
+    """
+    windows, maps, rows, keys = guarded.shape
+    first = keys - (rows - 1)
+    flat = guarded.flatten()
+    size = rows * keys
+    # stored order runs against the lag: position p is lag keys - 1 - p
+    view = flat.as_strided(
+        (windows, maps, rows - 1, keys),
+        (maps * size, size, keys + 1, 1),
+        keys + first - (keys - 1),
+    )
+    return view.sum(2).flip(-1)

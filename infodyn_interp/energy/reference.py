@@ -1,0 +1,295 @@
+"""Surface scores: what a head would score from its surface alone, so that `energy = reference - scores` (seed 1.1).
+
+The model's scores are its own `Q K'`, so an energy needs a declared reference. A survey of documents that are not fitted
+gives the mean attention input of every token type; the layer's own attention module is then run on those.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import scipy.cluster.vq
+import scipy.linalg
+import scipy.spatial.distance
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from infodyn_interp.energy.gauge import FIRST_KEY, Support, center_rows
+from infodyn_interp.energy.terms import CENTRES, Basis
+from infodyn_interp.errors import RequestError
+from infodyn_interp.hooks import Layer
+
+SHRINKAGE = 2.0  # pseudo-occurrences of the layer's mean state in every type mean
+BASIS_STATES = 4096  # states a layer's basis is made from
+WIDTH_STATES = 1024  # states whose distances give the width of the radial basis functions
+ROW_STRIDE = 8  # the bending of the surface distribution is read on every 8th query: two softmaxes a row are dear
+
+
+class MeanStates:
+    """Mean attention input of every token type of a run, by layer, on disk; one layer in memory at a time.
+
+    Fed by `add` during the survey, closed by `finish`; keys before `first_key` (sinks) are left out.
+
+    Args:
+        folder: where the table is kept.
+        layers: the layers surveyed.
+        types: sorted distinct token ids of the fitted windows; no others are kept.
+        width: directions of the attention input.
+        window: tokens in a window.
+        windows: windows of the survey.
+        by_position: also keep means by position (models with learned absolute positions).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        layers: tuple[int, ...],
+        types: Int[np.ndarray, " type"],
+        width: int,
+        window: int,
+        windows: int,
+        by_position: bool,
+    ) -> None:
+        self.layers = layers
+        self._types = torch.from_numpy(types)
+        self._by_position = by_position
+        self._window = window
+        self._rows = len(types) + (window if by_position else 0)
+        self._table = folder / "mean_states.f32"
+        self._sample = folder / "state_sample.f32"
+        self._each = min(window - FIRST_KEY, -(-BASIS_STATES // windows))
+        self._width, self._sampled = width, self._each * windows
+        self._place = {layer: place for place, layer in enumerate(layers)}
+        for path, rows in ((self._table, self._rows), (self._sample, self._sampled)):
+            with path.open("wb") as file:
+                file.truncate(4 * len(layers) * rows * width)
+        self.counts = torch.zeros(self._rows, dtype=torch.float64)
+        self._sums = torch.zeros(len(layers), width, dtype=torch.float64)
+        self._tokens = 0
+        self._begun = 0
+
+    def _open(self, path: Path, layer: int, rows: int) -> Float[Tensor, "row direction"]:
+        """One layer of a table; unmapped when the tensor is dropped."""
+        offset = 4 * self._place[layer] * rows * self._width
+        return torch.from_numpy(np.memmap(path, np.float32, "r+", offset, (rows, self._width)))
+
+    def begin(self, tokens: Int[Tensor, "window key"]) -> None:
+        """Start a batch of survey windows, before its layers are added."""
+        tokens = tokens.cpu()
+        windows, length = tokens.shape
+        place = torch.searchsorted(self._types, tokens).clamp(max=len(self._types) - 1)
+        known = self._types[place] == tokens
+        known[:, :FIRST_KEY] = False
+        self._known, self._known_rows = known, place[known]
+        self.counts.index_add_(0, self._known_rows, torch.ones(len(self._known_rows), dtype=torch.float64))
+        if self._by_position:
+            self.counts[len(self._types) :] += windows
+        self._tokens += windows * (length - FIRST_KEY)
+        # evenly spaced keys, shifted from window to window so that every position is met
+        span = length - FIRST_KEY
+        ordinal = torch.arange(self._begun, self._begun + windows)[:, None]
+        even = torch.arange(self._each) * span // self._each
+        self._picked = FIRST_KEY + (even + ordinal) % span
+        self._picked_rows = slice(self._begun * self._each, (self._begun + windows) * self._each)
+        self._begun += windows
+
+    def add(self, layer: int, attention_input: Float[Tensor, "window key direction"]) -> None:
+        """Add one layer of the batch begun last."""
+        states = attention_input.float().cpu()
+        self._sums[self._place[layer]] += states[:, FIRST_KEY:].sum((0, 1), dtype=torch.float64)
+        table = self._open(self._table, layer, self._rows)
+        table.index_add_(0, self._known_rows, states[self._known])
+        if self._by_position:
+            table[len(self._types) :] += states.sum(0)
+        sample = self._open(self._sample, layer, self._sampled)
+        windows = torch.arange(len(states))[:, None]
+        sample[self._picked_rows] = states[windows, self._picked].flatten(0, 1)
+
+    def finish(self) -> None:
+        """Turn sums into means, shrunk to the layer's mean state: `(sum + 2 mean) / (count + 2)`."""
+        self.mean = (self._sums / self._tokens).float()
+        weights = (self.counts + SHRINKAGE).float()[:, None]
+        for layer in self.layers:
+            table = self._open(self._table, layer, self._rows)
+            table.add_(SHRINKAGE * self.mean[self._place[layer]]).div_(weights)
+
+    def lexical(self, layer: int, tokens: Int[Tensor, "window key"]) -> Float[Tensor, "window key direction"]:
+        """Each token's mean state, with its position's effect where positions are learned."""
+        place = torch.searchsorted(self._types, tokens.cpu())
+        states = self._open(self._table, layer, self._rows)[place]
+        return states + self._position_effect(layer) if self._by_position else states
+
+    def average(self, layer: int, tokens: Int[Tensor, "window key"]) -> Float[Tensor, "window key direction"]:
+        """The layer's mean state everywhere, with its position's effect where positions are learned."""
+        states = self.mean[self._place[layer]].expand(*tokens.shape, -1)
+        return states + self._position_effect(layer) if self._by_position else states
+
+    def _position_effect(self, layer: int) -> Float[Tensor, "key direction"]:
+        table = self._open(self._table, layer, self._rows)
+        return table[len(self._types) :] - self.mean[self._place[layer]]
+
+    def unseen(self, tokens: Int[Tensor, "window key"]) -> Float[Tensor, " window"]:
+        """Share of each window's tokens whose type the survey never saw."""
+        place = torch.searchsorted(self._types, tokens.cpu())
+        return (self.counts[: len(self._types)][place] == 0).double().mean(1)
+
+    def basis(self, layer: int, rank: int, seed: int) -> Basis:
+        """The layer's frozen coordinates from the survey's sampled states."""
+        return fit_basis(self._open(self._sample, layer, self._sampled).numpy(), rank, seed)
+
+
+def fit_basis(states: Float[np.ndarray, "state direction"], rank: int, seed: int) -> Basis:
+    """Whitened leading components, k-means++ centres and the median distance of a sample of states.
+
+    Args:
+        states: attention inputs of one layer, keys from `first_key` on.
+        rank: components kept.
+        seed: of the centres.
+
+    Raises:
+        RequestError: more components than the states have.
+    """
+    if rank > min(states.shape):
+        raise RequestError(f"state rank: {rank} asked, {min(states.shape)} are there")
+    sample = states.astype(np.float64)
+    mean = sample.mean(0)
+    covariance = np.cov(sample, rowvar=False)
+    size = len(covariance)
+    variances, vectors = scipy.linalg.eigh(covariance, subset_by_index=[size - rank, size - 1])
+    variances, vectors = variances[::-1], vectors[:, ::-1]
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(rank)])
+    floor = np.finfo(np.float32).eps * max(variances[0], np.finfo(np.float64).tiny)
+    components = vectors / np.sqrt(np.maximum(variances, floor))
+    z = (sample - mean) @ components
+    generator = np.random.default_rng(seed)
+    centres, _ = scipy.cluster.vq.kmeans2(z, CENTRES, minit="++", seed=generator, missing="warn")
+    few = z[generator.choice(len(z), min(WIDTH_STATES, len(z)), replace=False)]
+    width = float(np.median(scipy.spatial.distance.pdist(few)))
+    return Basis(
+        torch.from_numpy(mean).float(), torch.from_numpy(components).float(), torch.from_numpy(centres), width
+    )
+
+
+class Reference(Protocol):
+    """A strategy for surface scores. Add your own to `REFERENCES` under a name and ask for it by that name.
+
+    `means` is None for a strategy that says it `needs_means = False`.
+    """
+
+    needs_means: ClassVar[bool]
+
+    def __call__(
+        self, layer: Layer, tokens: Int[Tensor, "window key"], means: MeanStates | None
+    ) -> Float[Tensor, "window head query key"] | None:
+        """Surface scores of one layer in nats, at the positions of `layer.scores`; None stands for zeros."""
+        ...
+
+
+class Lexical:
+    """What the head would score if each position held the mean state of its token type."""
+
+    needs_means: ClassVar[bool] = True
+
+    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Tensor | None:
+        return layer.look_again(_known(means).lexical(layer.index, tokens).to(tokens.device))
+
+
+class Position:
+    """What the head would score if every position held the layer's mean state."""
+
+    needs_means: ClassVar[bool] = True
+
+    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Tensor | None:
+        return layer.look_again(_known(means).average(layer.index, tokens).to(tokens.device))
+
+
+class Zero:
+    """No surface: the energy is minus the score."""
+
+    needs_means: ClassVar[bool] = False
+
+    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Tensor | None:
+        return None
+
+
+class Own:
+    """The model's own queries and keys, by the same second look as `Lexical`: the energy must be 0."""
+
+    needs_means: ClassVar[bool] = False
+
+    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Tensor | None:
+        return layer.look_again(layer.attention_input)
+
+
+REFERENCES: dict[str, Callable[[], Reference]] = {
+    "lexical": Lexical,
+    "position": Position,
+    "zero": Zero,
+    "own": Own,
+}
+
+
+def choose_reference(name: str) -> Reference:
+    """The strategy of that name.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if name not in REFERENCES:
+        raise RequestError(f"reference: {name!r} is not one of {', '.join(REFERENCES)}")
+    return REFERENCES[name]()
+
+
+def _known(means: MeanStates | None) -> MeanStates:
+    if means is None:
+        raise RequestError("this reference needs the survey's mean states")
+    return means
+
+
+@dataclass(frozen=True)
+class SurfaceFit:
+    """Sums by fold and head that say how well a reference explains the scores, and how far the energy bends them.
+
+    `products`: row-centred scores with themselves, reference with itself, and the two, in nats^2. `bending`: over every
+    8th query, KL(pattern || softmax(reference)) over all visible keys and over the support's, rows whose top key
+    changes (all keys, support), and rows.
+    """
+
+    products: Float[Tensor, "fold 3 head"]
+    bending: Float[Tensor, "fold 5 head"]
+
+    @classmethod
+    def empty(cls, folds: int, heads: int) -> "SurfaceFit":
+        """No data yet."""
+        return cls(
+            torch.zeros(folds, 3, heads, dtype=torch.float64), torch.zeros(folds, 5, heads, dtype=torch.float64)
+        )
+
+    def add(
+        self,
+        scores: Float[Tensor, "window head query key"],
+        reference: Float[Tensor, "window head query key"],
+        mask: torch.Tensor,
+        support: Support,
+        folds: Int[Tensor, " window"],
+    ) -> None:
+        """Add a batch, each window to its fold, in place."""
+        centred, surface = center_rows(scores, support), center_rows(reference, support)
+        pairs = ((centred, centred), (surface, surface), (centred, surface))
+        products = torch.stack([torch.einsum("whtj,whtj->wh", a, b) for a, b in pairs], 1).double()
+        rows = torch.arange(support.first_query, support.window, ROW_STRIDE, device=scores.device)
+        live, declared = scores[:, :, rows], reference[:, :, rows]
+        bent = []
+        for visible in (mask[rows], support.mask.to(mask.device)[rows]):
+            log_live = live.masked_fill(~visible, -torch.inf).log_softmax(-1)
+            log_declared = declared.masked_fill(~visible, -torch.inf).log_softmax(-1)
+            terms = log_live.exp() * (log_live - log_declared).masked_fill(~visible, 0)
+            moved = log_live.argmax(-1) != log_declared.argmax(-1)
+            bent += [terms.sum((-2, -1)), moved.sum(-1)]
+        count = torch.full_like(bent[0], len(rows))
+        bending = torch.stack([value.double() for value in (bent[0], bent[2], bent[1], bent[3], count)], 1)
+        self.products.index_add_(0, folds, products.cpu())
+        self.bending.index_add_(0, folds, bending.cpu())

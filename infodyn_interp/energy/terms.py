@@ -1,0 +1,281 @@
+"""The columns of the prosody field P, the inference track T and the nuisance N (seed 1.2).
+
+Key-only columns (P) are arrays `[window, key, column]`; pair columns are never all formed at once: kernels and
+tracks come in causal blocks of rows, distance and bilinear columns stay in closed form (see `moments`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+import unicodedata
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from infodyn_interp.energy.gauge import FIRST_KEY, Support, interval_sums
+
+WIDTHS = (0.1, 0.4, 1.6)  # kernel widths; each the fourth power of the next, so one exponential serves all
+TAUS = (2.0, 8.0, 32.0)  # memory of the track, in tokens
+CENTRES = 16  # radial basis functions of the state block
+SINGLE_LAGS = 23  # one dummy per lag up to here, then bins that widen by half octaves
+RHYTHM = (
+    "punctuation", "newline", "word_start", "short_piece", "log_since_break",
+    "sin_4", "cos_4", "sin_8", "cos_8",
+)  # fmt: skip
+SHORT_PIECE = 3  # letters
+ROW_BLOCKS = 4  # causal blocks of rows: 63 % of the square is touched
+
+
+@dataclass(frozen=True)
+class Basis:
+    """One layer's frozen coordinates, from reference documents (science: components, centres and width).
+
+    Args:
+        mean: mean attention input.
+        components: whitening directions; `z = (x - mean) @ components` has unit variance per component.
+        centres: centres of the radial basis functions, in z.
+        width: their width, the median distance between states, in z.
+    """
+
+    mean: Float[Tensor, " direction"]
+    components: Float[Tensor, "direction component"]
+    centres: Float[Tensor, "centre component"]
+    width: float
+
+    def states(self, attention_input: Float[Tensor, "*batch key direction"]) -> Float[Tensor, "*batch key component"]:
+        """The whitened leading components of a layer's attention input."""
+        dtype = torch.promote_types(attention_input.dtype, torch.float32)
+        return (attention_input.to(dtype) - self.mean.to(dtype)) @ self.components.to(dtype)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names, blocks and places of all columns for one window length and state rank.
+
+    The order is distance, kernels, bilinear, track (these four live in both gauges), then rhythm, state (key-only:
+    they vanish in the two-way gauge).
+    """
+
+    window: int
+    state_rank: int
+
+    @cached_property
+    def bins(self) -> tuple[tuple[int, int], ...]:
+        """Distance bins as inclusive lag ranges: 1, 2, .. 23, 24-31, 32-47, 48-63, 64-95, .. to the window's end."""
+        lags = [(lag, lag) for lag in range(1, min(SINGLE_LAGS, self.window - 1) + 1)]
+        low, octave = SINGLE_LAGS + 1, 16
+        while low < self.window:
+            high = octave + octave // 2 - 1 if low < octave + octave // 2 else 2 * octave - 1
+            lags.append((low, min(high, self.window - 1)))
+            low = high + 1
+            octave = 2 * octave if low == 2 * octave else octave
+        return tuple(lags)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """One readable name a column."""
+        rank = range(self.state_rank)
+        return (
+            *(f"lag {low}" if low == high else f"lag {low}-{high}" for low, high in self.bins),
+            *(f"kernel w={width:g}" for width in WIDTHS),
+            *(f"z{a} z{b}" for a in rank for b in rank),
+            *(f"track w={width:g} tau={tau:g}" for width in WIDTHS for tau in TAUS),
+            *RHYTHM,
+            *(f"z{a}" for a in rank),
+            *(f"rbf {centre}" for centre in range(CENTRES)),
+        )
+
+    @cached_property
+    def blocks(self) -> dict[str, slice]:
+        """Block name -> its columns."""
+        sizes = {
+            "distance": len(self.bins),
+            "kernels": len(WIDTHS),
+            "bilinear": self.state_rank**2,
+            "track": len(WIDTHS) * len(TAUS),
+            "rhythm": len(RHYTHM),
+            "state": self.state_rank + CENTRES,
+        }
+        edges = np.cumsum([0, *sizes.values()])
+        return {name: slice(int(a), int(b)) for name, a, b in zip(sizes, edges[:-1], edges[1:], strict=True)}
+
+    @property
+    def nuisance(self) -> slice:
+        """The columns of N."""
+        return slice(0, self.blocks["track"].start)
+
+    @property
+    def within(self) -> int:
+        """Columns that live in the two-way gauge; they come first."""
+        return self.blocks["rhythm"].start
+
+    @property
+    def count(self) -> int:
+        """All columns."""
+        return self.blocks["state"].stop
+
+    def bin_bounds(self, support: Support) -> tuple[Int[Tensor, "query bin"], Int[Tensor, "query bin"]]:
+        """First key and one past the last key of each distance bin in each row of the support."""
+        low, high = torch.tensor(self.bins).T
+        query = torch.arange(self.window)[:, None]
+        start = torch.clamp(query - high, min=support.start[:, None], max=support.stop[:, None])
+        stop = torch.clamp(query - low + 1, min=support.start[:, None], max=support.stop[:, None])
+        return start, torch.maximum(start, stop)
+
+
+@lru_cache(maxsize=16)
+def columns_of(window: int, state_rank: int) -> Columns:
+    """The columns of a window length and state rank, made once."""
+    return Columns(window, state_rank)
+
+
+class Prosody:
+    """Rhythm columns of tokens, from the text of each vocabulary piece (seed 1.2.1).
+
+    Args:
+        pieces: text of every token id as it stands in running text, with its leading space.
+    """
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        stripped = [piece.strip() for piece in pieces]
+        newline = np.array(["\n" in piece or "\r" in piece for piece in pieces])
+        punctuation = np.array([_is_punctuation(text) for text in stripped])
+        spaced = np.array([piece[:1].isspace() for piece in pieces])
+        worded = np.array([text[:1].isalnum() for text in stripped])
+        short = np.array([text.isalpha() and len(text) <= SHORT_PIECE for text in stripped])
+        ends_open = np.array([piece[-1:].isspace() or not piece for piece in pieces])
+        self._tables = torch.from_numpy(np.stack([punctuation, newline, spaced, worded, short, ends_open]))
+
+    def flags(self, tokens: Int[Tensor, "window key"]) -> Int[Tensor, "window key flag"]:
+        """Punctuation, newline, starts a word, short piece as 0 / 1, then tokens since the last break."""
+        punctuation, newline, spaced, worded, short, ends_open = self._tables[:, tokens.cpu()]
+        after_open = torch.nn.functional.pad(ends_open[:, :-1], (1, 0), value=True)
+        starts = worded & (spaced | after_open)
+        place = torch.arange(tokens.shape[1]).expand(tokens.shape)
+        last_break = torch.where(punctuation | newline, place, 0).cummax(1).values
+        return torch.stack([punctuation, newline, starts, starts & short, place - last_break], -1).long()
+
+    def columns(self, tokens: Int[Tensor, "window key"]) -> Float[Tensor, "window key column"]:
+        """The rhythm block (float64), in the order of `RHYTHM`; each from tokens up to the key only."""
+        return rhythm_columns(self.flags(tokens))
+
+
+def rhythm_columns(flags: Int[Tensor, "*batch flag"]) -> Float[Tensor, "*batch column"]:
+    """The rhythm block from `Prosody.flags`: a function of four flags and the distance since the last break."""
+    since = flags[..., 4].double()
+    waves = [wave(2 * torch.pi * since / period) for period in (4, 8) for wave in (torch.sin, torch.cos)]
+    return torch.stack([*flags[..., :4].double().unbind(-1), since.log1p(), *waves], -1)
+
+
+def _is_punctuation(text: str) -> bool:
+    return any(unicodedata.category(letter).startswith("P") for letter in text)
+
+
+def state_columns(states: Float[Tensor, "*batch key component"], basis: Basis) -> Float[Tensor, "*batch key column"]:
+    """The state block of P (float64): z linear, then the radial basis functions."""
+    z = states.double()
+    squares = _square_distances(z, basis.centres.to(z))
+    return torch.cat([z, (-squares / (2 * basis.width**2)).exp()], -1)
+
+
+def kernels(states: Float[Tensor, "*batch key component"]) -> Float[Tensor, "*batch width key key"]:
+    """`K_w(z_i, z_j) = exp(-|z_i - z_j|^2 / (2 w 2r))` for every width, smallest first (seed 1.2.2)."""
+    rank = states.shape[-1]
+    widest = (_square_distances(states, states) / (-4 * WIDTHS[-1] * rank)).exp_()
+    levels = [widest]
+    for _ in WIDTHS[1:]:
+        levels.append(levels[-1].square().square_())
+    return torch.stack(levels[::-1], -3)
+
+
+def _square_distances(
+    left: Float[Tensor, "*batch place component"], right: Float[Tensor, "*other component"]
+) -> Float[Tensor, "*batch place other"]:
+    squares = (left.square().sum(-1)[..., :, None] + right.square().sum(-1)[..., None, :]).sub_(
+        2 * (left @ right.transpose(-2, -1))
+    )
+    return squares.clamp_(min=0)
+
+
+@dataclass(frozen=True)
+class RowBlock:
+    """Queries `first <= t < last` with keys `0 <= j < last`: kernels and tracks there.
+
+    `maps` is `[window, width * (1 + tau), query, key]`: kernels by width, then tracks by width and tau.
+    """
+
+    first: int
+    last: int
+    maps: Float[Tensor, "window map query key"]
+
+
+def row_blocks(
+    states: Float[Tensor, "window key component"], first_key: int = FIRST_KEY
+) -> Iterator[RowBlock]:
+    """Kernel and track maps in causal blocks of rows.
+
+    A track is `T[t, j] = sum over first_key <= i < t, i != j of exp(-(t - i) / tau) K_w(z_j, z_i)` (seed 1.2.2): within
+    a block one matrix product with the decays, and what earlier blocks left is one more row a tau.
+    """
+    windows, length, _ = states.shape
+    similar = kernels(states)
+    past = similar.clone()
+    past.diagonal(dim1=-2, dim2=-1).zero_()
+    past[..., :first_key, :] = 0
+    left = past.new_zeros(windows, len(WIDTHS), len(TAUS), length)
+    size = -(-length // ROW_BLOCKS)
+    for first in range(0, length, size):
+        last = min(first + size, length)
+        within, onward, fading = _decays(last - first, past.dtype, past.device)
+        rows = past[..., first:last, :]
+        known = torch.cat([rows[..., :last], left[..., :last]], -2)
+        tracks = (within @ known).view(windows, -1, last - first, last)
+        yield RowBlock(first, last, torch.cat([similar[..., first:last, :last], tracks], 1))
+        left = onward @ rows + fading[:, None] * left
+
+
+@lru_cache(maxsize=32)
+def _decays(rows: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Decay of a block's rows and of what was left before it: for the block's queries, and for the block after."""
+    taus = torch.tensor(TAUS, dtype=torch.float64)
+    step = torch.arange(rows, dtype=torch.float64)
+    lag = step[:, None] - step
+    within = torch.where(lag > 0, (-lag / taus[:, None, None]).exp(), 0.0)
+    before = torch.diag_embed((-step / taus[:, None]).exp().T).permute(2, 0, 1)
+    left = torch.cat([within, before], -1).flatten(0, 1)
+    onward = (-(rows - step) / taus[:, None]).exp()
+    fading = (-rows / taus).exp()
+    return left.to(device, dtype), onward.to(device, dtype), fading.to(device, dtype)
+
+
+def pair_columns(
+    states: Float[Tensor, "window key component"], support: Support
+) -> Float[Tensor, "window column query key"]:
+    """Every pair column (distance, kernels, bilinear, track) as a dense array, uncentred.
+
+    For one window in a figure, a removal or a check; a fit never forms it.
+    """
+    windows, length, rank = states.shape
+    columns = columns_of(length, rank)
+    dense = states.new_zeros(windows, columns.within, length, length)
+    start, stop = columns.bin_bounds(support)
+    key = torch.arange(length)
+    dense[:, columns.blocks["distance"]] = (
+        ((key >= start[..., None]) & (key < stop[..., None])).transpose(0, 1).to(states)
+    )
+    products = torch.einsum("wta,wjb->wabtj", states, states)
+    dense[:, columns.blocks["bilinear"]] = products.flatten(1, 2)
+    for block in row_blocks(states, support.first_key):
+        maps, rows = block.maps, slice(block.first, block.last)
+        dense[:, columns.blocks["kernels"], rows, : block.last] = maps[:, : len(WIDTHS)]
+        dense[:, columns.blocks["track"], rows, : block.last] = maps[:, len(WIDTHS) :]
+    return dense * support.mask
+
+
+def bin_sums(
+    values: Float[Tensor, "window key column"], columns: Columns, support: Support
+) -> Float[Tensor, "window query bin column"]:
+    """Sums of key-only values over each distance bin of each row, by prefix sums."""
+    return interval_sums(values, *columns.bin_bounds(support))

@@ -1,0 +1,476 @@
+"""The only place that adds hooks: one forward pass, each layer handed over as a `Layer` view and dropped.
+
+Nothing is stored: a visitor sees a layer while the forward pass stands there, takes what it needs, and the next layer
+follows. Hooks read and never write; the second look at an attention module (`Layer.look_again`) runs apart from them.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from infodyn_interp.errors import RequestError, RunError
+from infodyn_interp.models import Model, native_logits
+
+PATTERN_BOUND = {torch.float64: 1e-5, torch.float32: 1e-5}  # |softmax(scores) - pattern|, compared in float32
+PATTERN_BOUND_HALF = 1e-2
+LOGIT_BOUND = 1e-3  # of the logit scale, to the module's own attention
+LOGIT_BOUND_HALF = 1e-2  # half precision rounds at 4e-3
+ZERO_BOUND = 1e-3  # share of visible pairs whose probability underflowed, where scores come from the pattern
+CHECKED_WINDOWS = 2  # full logits of a whole batch would be the largest array of a run
+
+ALWAYS = ("scores", "attention_input")
+ON_REQUEST = ("pattern", "values", "residual_in", "residual_out", "mlp_in", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of one forward pass, alive only while its visitor runs; what was not asked for is None.
+
+    Args:
+        index: the model's layer.
+        scores: pre-softmax logits as the softmax receives them, in nats; finite, large and negative where masked.
+        mask: keys each query can see.
+        attention_input: what the attention module itself receives (after the norm, where the norm comes first).
+        look_again: scores of this attention module on other states `[window, key, direction]` at the same positions,
+            by the module itself: rotations, biases, norms, soft caps and grouped heads included.
+        pattern: weights on the values; `values` has one row a key-value head.
+        residual_in, residual_out, mlp_in, mlp_out: the stream before and after the block, and what its MLP reads and
+            adds.
+    """
+
+    index: int
+    scores: Float[Tensor, "window head query key"]
+    mask: Bool[Tensor, "query key"]
+    attention_input: Float[Tensor, "window key direction"]
+    look_again: Callable[[Tensor], Tensor]
+    pattern: Float[Tensor, "window head query key"] | None = None
+    values: Float[Tensor, "window key group head_direction"] | None = None
+    residual_in: Float[Tensor, "window key direction"] | None = None
+    residual_out: Float[Tensor, "window key direction"] | None = None
+    mlp_in: Float[Tensor, "window key direction"] | None = None
+    mlp_out: Float[Tensor, "window key direction"] | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the first batch showed of a model: where scores come from, what a query can see, how well it agrees.
+
+    Args:
+        window: tokens in the windows checked.
+        score_source: by layer, `scores` (the hook carries logits) or `log_pattern` (it does not; exact, since
+            energies are defined up to a row constant).
+        reach: by layer, keys a query can see, itself included, where that is less than the window.
+        pattern_difference: by layer, max |softmax(scores) - pattern|; 0 where scores come from the pattern.
+        logit_difference: max |logits - the module's own|, over the largest |logit|.
+        zero_share: largest share of visible pairs whose probability underflowed to 0, over `log_pattern` layers.
+    """
+
+    window: int
+    score_source: tuple[str, ...]
+    reach: tuple[int | None, ...]
+    pattern_difference: tuple[float, ...]
+    logit_difference: float
+    zero_share: float
+
+
+class HasTokens(Protocol):
+    """A batch of windows, as `texts.Batch`."""
+
+    @property
+    def tokens(self) -> Tensor: ...
+
+
+Batch = HasTokens | Mapping[str, Tensor] | Tensor
+
+
+def capture(
+    model: Model,
+    batch: Batch,
+    visit: Callable[[Layer], None],
+    *,
+    wants: Sequence[str] = (),
+    layers: Iterable[int] | None = None,
+    checked: Checked | None = None,
+    logits_to_keep: int = 1,
+) -> Float[Tensor, "window kept vocabulary"]:
+    """Run one forward pass and hand each layer to a visitor as it goes by.
+
+    Args:
+        model: from `open_model`.
+        batch: windows of equal length: `texts.Batch`, token ids `[window, key]`, or a mapping with `input_ids` and
+            `attention_mask` (padding on either side is cut off before a visitor sees it).
+        visit: called once a layer, in order, with a `Layer`; keeps no view of what it was given.
+        wants: any of `pattern values residual_in residual_out mlp_in mlp_out` beside scores and attention input.
+        layers: the layers to visit; all by default.
+        checked: from `check`, for loops; made on this batch when left out.
+        logits_to_keep: positions whose logits are computed, from the last; 0 for all.
+
+    Returns:
+        Logits of the kept positions.
+
+    Raises:
+        RequestError: an unknown want, a layer that is not there, windows of unequal length.
+        RunError: a hook did not fire exactly once, or (without `checked`) the model fails the check.
+    """
+    tokens, attention_mask = _tokens(batch, model)
+    chosen = choose_layers(model, layers)
+    unknown = sorted(set(wants) - {*ON_REQUEST, *ALWAYS})
+    if unknown:
+        raise RequestError(f"wants: {unknown[0]!r} is not one of {', '.join(ON_REQUEST)}")
+    crop = _Crop.of(attention_mask, tokens)
+    if checked is None:
+        checked = check(model, crop(tokens))
+    if checked.window != crop.length:
+        raise RequestError(f"checked windows have {checked.window} tokens, these have {crop.length}: check again")
+    with torch.inference_mode(), ExitStack() as stack:
+        readers = [
+            stack.enter_context(_reading(model, layer, {*ALWAYS, *wants}, checked, crop, visit)) for layer in chosen
+        ]
+        logits = _forward(model, tokens, attention_mask, logits_to_keep)
+        for reader in readers:
+            reader.finish()
+    return logits
+
+
+def check(model: Model, batch: Batch) -> Checked:
+    """Parity preflight: compare logits and attention with the model's own on the user's own text.
+
+    Args:
+        model: from `open_model`.
+        batch: the first batch of the run, without padding; its first two windows are used.
+
+    Raises:
+        RunError: logits differ beyond the bound, or a layer's scores cannot be explained; it is named.
+    """
+    tokens, _ = _tokens(batch, model)
+    tokens = tokens[:CHECKED_WINDOWS]
+    half = model.dtype not in PATTERN_BOUND
+    found: dict[int, tuple[str, int | None, float, float]] = {}
+    with torch.inference_mode(), ExitStack() as stack:
+        for layer in range(model.layers):
+            stack.enter_context(_comparing(model, layer, PATTERN_BOUND_HALF if half else 1e-5, found))
+        logits = _forward(model, tokens, None, 0)
+    own = native_logits(model, tokens)
+    scale = own.float().abs().max().item()
+    difference = (logits.float() - own.float()).abs().max().item() / scale
+    bound = LOGIT_BOUND_HALF if half else LOGIT_BOUND
+    if not difference <= bound:
+        raise RunError(
+            f"{model.name}: logits differ from the model's own by {difference:.1e} of their scale "
+            f"(bound {bound:g}): its hooks cannot be trusted; report the model's name to the project"
+        )
+    missing = sorted(set(range(model.layers)) - set(found))
+    if missing:
+        raise RunError(f"{model.name}: layer {missing[0]} hands out no attention (flash-only or linear attention)")
+    rows = [found[layer] for layer in range(model.layers)]
+    return Checked(
+        window=tokens.shape[1],
+        score_source=tuple(row[0] for row in rows),
+        reach=tuple(row[1] for row in rows),
+        pattern_difference=tuple(row[2] for row in rows),
+        logit_difference=difference,
+        zero_share=max(row[3] for row in rows),
+    )
+
+
+def choose_layers(model: Model, layers: Iterable[int] | None) -> tuple[int, ...]:
+    """The asked layers in order, each once.
+
+    Raises:
+        RequestError: one is not there.
+    """
+    chosen = tuple(range(model.layers)) if layers is None else tuple(sorted(set(layers)))
+    wrong = [layer for layer in chosen if not 0 <= layer < model.layers]
+    if wrong or not chosen:
+        asked = f"{wrong[0]} asked" if wrong else "none asked"
+        raise RequestError(f"layers: {asked}, the model has {model.layers} (0..{model.layers - 1})")
+    return chosen
+
+
+def causal_mask(window: int, reach: int | None, device: torch.device | None = None) -> Bool[Tensor, "query key"]:
+    """Keys each query can see: itself and those before it, within `reach` where there is one."""
+    lag = torch.arange(window, device=device)[:, None] - torch.arange(window, device=device)
+    return (lag >= 0) & (lag < (window if reach is None else reach))
+
+
+def _tokens(batch: Batch, model: Model) -> tuple[Int[Tensor, "window key"], Tensor | None]:
+    if isinstance(batch, Tensor):
+        tokens, mask = batch, None
+    elif isinstance(batch, Mapping):
+        tokens, mask = batch["input_ids"], batch.get("attention_mask")
+    else:
+        tokens, mask = batch.tokens, getattr(batch, "attention_mask", None)
+    if tokens.ndim != 2:
+        raise RequestError(f"a batch is token ids [window, key]; this has shape {list(tokens.shape)}")
+    return tokens.to(model.device), None if mask is None else mask.to(model.device)
+
+
+def _forward(model: Model, tokens: Tensor, attention_mask: Tensor | None, keep: int) -> Tensor:
+    keywords: dict[str, Any] = {} if attention_mask is None else {"attention_mask": attention_mask}
+    logits = model.bridge(tokens, use_cache=False, logits_to_keep=keep, **keywords)
+    expected = keep or tokens.shape[1]
+    # keyword arguments a model does not know are swallowed on the way
+    return logits if logits.shape[1] == expected else logits[:, -expected:]
+
+
+@dataclass(frozen=True)
+class _Crop:
+    """The real tokens of each window of a padded batch."""
+
+    starts: tuple[int, ...]
+    length: int
+    padded: int
+
+    @classmethod
+    def of(cls, attention_mask: Tensor | None, tokens: Tensor) -> "_Crop":
+        windows, padded = tokens.shape
+        if attention_mask is None:
+            return cls((0,) * windows, padded, padded)
+        real = attention_mask.bool()
+        lengths = real.sum(1)
+        starts = real.int().argmax(1)
+        length = int(lengths[0])
+        spans = torch.arange(padded, device=real.device)
+        solid = (spans >= starts[:, None]) & (spans < starts[:, None] + length)
+        if not bool((solid == real).all()):
+            raise RequestError("windows of one batch must have the same number of tokens, without gaps")
+        return cls(tuple(starts.tolist()), length, padded)
+
+    def __call__(self, values: Tensor, *places: int) -> Tensor:
+        """Cut the padding off along `places` (dimension 1 by default)."""
+        if self.length == self.padded:
+            return values
+        for place in places or (1,):
+            if len(set(self.starts)) == 1:
+                values = values.narrow(place, self.starts[0], self.length)
+            else:
+                rows = [
+                    window.narrow(place - 1, start, self.length)
+                    for window, start in zip(values, self.starts, strict=True)
+                ]
+                values = torch.stack(rows)
+        return values
+
+
+class _Stop(Exception):  # noqa: N818 - control flow: the second look ends where scores are known
+    pass
+
+
+class _Reader:
+    """One layer's hooks during one forward pass: gathers what was declared, then calls the visitor once."""
+
+    def __init__(
+        self, model: Model, layer: int, wants: set[str], checked: Checked, crop: _Crop, visit: Callable[[Layer], None]
+    ) -> None:
+        self._block = model.bridge.blocks[layer]
+        self._layer, self._wants, self._crop, self._visit = layer, wants, crop, visit
+        self._from_pattern = checked.score_source[layer] == "log_pattern"
+        self._mask = causal_mask(crop.length, checked.reach[layer], model.device)
+        self._dtype = model.dtype
+        self._seen: dict[str, Tensor] = {}
+        self._fired: dict[str, int] = dict.fromkeys(wants, 0)
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+        self._looking = False
+        # the visitor is called as soon as the last declared tensor is known
+        self._last = next((name for name in ("residual_out", "mlp_out", "mlp_in") if name in wants), "attention")
+
+    def hooks(self) -> Iterator[Any]:
+        """Register every declared hook."""
+        block, attention = self._block, self._block.attn
+        yield attention.register_forward_pre_hook(self._on_attention_input, with_kwargs=True)
+        if self._from_pattern:
+            yield attention.hook_pattern.register_forward_hook(self._on("scores", (2, 3)))
+        else:
+            yield attention.hook_attn_scores.register_forward_hook(self._on("scores", (2, 3)))
+        if "pattern" in self._wants:
+            yield attention.hook_pattern.register_forward_hook(self._on("pattern", (2, 3)))
+        if "values" in self._wants:
+            yield self._point(attention, "hook_v").register_forward_hook(self._on("values", (1,)))
+        if "residual_in" in self._wants:
+            yield block.hook_in.register_forward_hook(self._on("residual_in", (1,)))
+        yield attention.register_forward_hook(self._on_attention_output)
+        if self._wants & {"mlp_in", "mlp_out"}:
+            mlp = self._point(block, "mlp")
+            yield mlp.register_forward_pre_hook(self._on_mlp_input, with_kwargs=True)
+            yield mlp.register_forward_hook(self._on("mlp_out", (1,)))
+        if "residual_out" in self._wants:
+            yield block.hook_out.register_forward_hook(self._on("residual_out", (1,)))
+
+    def _point(self, owner: nn.Module, name: str) -> nn.Module:
+        point = getattr(owner, name, None)
+        if not isinstance(point, nn.Module):
+            raise RequestError(f"layer {self._layer}: the model has no {name} to read; leave it out of wants")
+        return point
+
+    def _on(self, name: str, places: tuple[int, ...]) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not self._looking:
+                self._take(name, output[0] if isinstance(output, tuple) else output, places)
+
+        return hook
+
+    def _take(self, name: str, value: Tensor, places: tuple[int, ...]) -> None:
+        if name in self._wants:
+            self._fired[name] += 1
+            self._seen[name] = self._crop(value, *places)
+        if name == self._last:
+            self._hand_over()
+
+    def _on_attention_input(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._looking:
+            return
+        self._call = args, kwargs
+        self._take("attention_input", kwargs["hidden_states"] if "hidden_states" in kwargs else args[0], (1,))
+
+    def _on_attention_output(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        if not self._looking and self._last == "attention":
+            self._hand_over()
+
+    def _on_mlp_input(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._take("mlp_in", args[0] if args else next(iter(kwargs.values())), (1,))
+
+    def _hand_over(self) -> None:
+        if any(count != 1 for name, count in self._fired.items()) or self._call is None:
+            self.finish()
+        seen = dict(self._seen)
+        self._seen.clear()
+        scores = self._scores(seen.pop("scores"))
+        self._visit(
+            Layer(index=self._layer, scores=scores, mask=self._mask, look_again=self._look_again, **seen)
+        )
+        self._call = None
+
+    def _scores(self, raw: Tensor) -> Tensor:
+        return log_pattern(raw) if self._from_pattern else raw
+
+    def _look_again(self, states: Float[Tensor, "window key direction"]) -> Float[Tensor, "window head query key"]:
+        if self._call is None:
+            raise RunError("look_again is only alive while its layer is visited")
+        if self._crop.length != self._crop.padded:
+            padded = states.new_zeros(len(states), self._crop.padded, states.shape[-1])
+            for row, start in enumerate(self._crop.starts):
+                padded[row, start : start + self._crop.length] = states[row]
+            states = padded
+        args, kwargs = self._call
+        states = states.to(self._dtype)
+        if "hidden_states" in kwargs:
+            kwargs = {**kwargs, "hidden_states": states}
+        else:
+            args = (states, *args[1:])
+        found: list[Tensor] = []
+
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            found.append(output)
+            raise _Stop
+
+        attention = self._block.attn
+        point = attention.hook_pattern if self._from_pattern else attention.hook_attn_scores
+        self._looking = True
+        try:
+            with _only(point, keep):
+                attention(*args, **kwargs)
+        except _Stop:
+            pass
+        finally:
+            self._looking = False
+        if len(found) != 1:
+            raise RunError(f"layer {self._layer}: the second look saw {len(found)} score arrays where it expects one")
+        return self._scores(self._crop(found[0], 2, 3))
+
+    def finish(self) -> None:
+        """Every declared hook must have fired exactly once."""
+        wrong = [f"{name} {count} times" for name, count in self._fired.items() if count != 1]
+        if wrong:
+            raise RunError(f"layer {self._layer}: hooks must fire once a forward pass, but {', '.join(wrong)} did")
+        if self._call is not None:
+            raise RunError(f"layer {self._layer} was never handed over: {self._last} did not come last")
+
+
+@contextmanager
+def _reading(
+    model: Model, layer: int, wants: set[str], checked: Checked, crop: _Crop, visit: Callable[[Layer], None]
+) -> Iterator[_Reader]:
+    reader = _Reader(model, layer, wants, checked, crop, visit)
+    with ExitStack() as stack:
+        for handle in reader.hooks():
+            stack.callback(handle.remove)
+        yield reader
+
+
+@contextmanager
+def _only(point: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
+    """Run a hook point with one hook alone: what others add to the live scores is not part of a second look."""
+    others = point._forward_hooks
+    point._forward_hooks = OrderedDict({-1: hook})
+    try:
+        yield
+    finally:
+        point._forward_hooks = others
+
+
+def log_pattern(pattern: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Scores from probabilities, up to a row constant; an underflowed probability counts as the smallest there is."""
+    return pattern.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
+@contextmanager
+def _comparing(
+    model: Model, layer: int, bound: float, found: dict[int, tuple[str, int | None, float, float]]
+) -> Iterator[None]:
+    """Compare one layer's scores with its pattern as they go by."""
+    attention = model.bridge.blocks[layer].attn
+    scores: list[Tensor] = []
+
+    def on_scores(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        scores.append(output)
+
+    def on_pattern(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        found[layer] = _compare(f"{model.name}: layer {layer}", scores.pop() if scores else None, output, bound)
+
+    def on_output(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        scores.clear()
+
+    with ExitStack() as stack:
+        stack.callback(attention.hook_attn_scores.register_forward_hook(on_scores).remove)
+        stack.callback(attention.hook_pattern.register_forward_hook(on_pattern).remove)
+        stack.callback(attention.register_forward_hook(on_output).remove)
+        yield
+
+
+def _compare(where: str, scores: Tensor | None, pattern: Tensor, bound: float) -> tuple[str, int | None, float, float]:
+    """Score source, reach, difference and share of underflowed probabilities of one layer."""
+    pattern = pattern.float()
+    window = pattern.shape[-1]
+    if scores is not None:
+        # masked scores are the dtype's minimum, not -inf
+        visible = scores > torch.finfo(scores.dtype).min / 2
+        own = torch.softmax(scores.float().masked_fill(~visible, -torch.inf), -1)
+        difference = (own - pattern).abs().max().item()
+        if difference <= bound:
+            return "scores", _reach(where, visible), difference, 0.0
+    visible = pattern > 0
+    reach = _reach(where, visible.any(0, keepdim=True).any(1, keepdim=True))
+    seen = causal_mask(window, reach, pattern.device)
+    zeros = 1 - visible[..., seen].float().mean().item()
+    if not bool(torch.isfinite(pattern).all()) or zeros > ZERO_BOUND:
+        raise RunError(
+            f"{where}: neither its scores nor its pattern give energies ({zeros:.2%} of the visible pairs have "
+            f"probability 0, bound {ZERO_BOUND:.1%}); the model cannot be read"
+        )
+    return "log_pattern", reach, 0.0, zeros
+
+
+def _reach(where: str, visible: Bool[Tensor, "window head query key"]) -> int | None:
+    """How far back a layer's queries see; refuses masks that are neither causal nor a causal sliding window."""
+    window = visible.shape[-1]
+    mask = visible[0, 0]
+    reach = int(mask[-1].sum())
+    if not bool((visible == causal_mask(window, reach, visible.device)).all()):
+        raise RunError(f"{where}: its attention mask is neither causal nor a causal sliding window; it cannot be read")
+    return None if reach >= window else reach
