@@ -151,6 +151,17 @@ def choose_heads(result: xarray.DataTree, heads: Heads = None) -> list[tuple[int
     layers, present = coords["layer"].values.tolist(), coords["head"].values.tolist()
     if heads is None:
         return [(layer, head) for layer in layers for head in present]
+    return pick_heads(heads, layers, present)
+
+
+def pick_heads(
+    heads: str | Sequence[str], layers: Sequence[int], present: Sequence[int]
+) -> list[tuple[int, int]]:
+    """The (layer, head) pairs named by `heads` among `layers` and, in each, the heads that are `present`.
+
+    Raises:
+        RequestError: not of the form layer.head, or not among them.
+    """
     chosen = []
     for name in heads.split(",") if isinstance(heads, str) else heads:
         parts = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", name)
@@ -158,9 +169,9 @@ def choose_heads(result: xarray.DataTree, heads: Heads = None) -> list[tuple[int
             raise RequestError(f"heads: {name.strip()!r} is not layer.head; write them as 10.3,12.0")
         layer, head = int(parts[1]), int(parts[2])
         if layer not in layers:
-            raise RequestError(f"heads: {layer}.{head} asked, the result has layers {_span(layers)}")
+            raise RequestError(f"heads: {layer}.{head} asked, the layers are {_span(layers)}")
         if head not in present:
-            raise RequestError(f"heads: {layer}.{head} asked, the result has heads {_span(present)}")
+            raise RequestError(f"heads: {layer}.{head} asked, the heads are {_span(present)}")
         chosen.append((layer, head))
     return chosen
 
