@@ -286,9 +286,8 @@ def _whole(file: Path) -> Iterator[Path]:
         os.replace(beside, file)
         _sync(file.parent)
     except OSError as reason:
-        raise RunError(
-            f"{file}: could not be written ({one_line(reason)}); free or change the place"
-        ) from reason
+        why = reason.strerror or one_line(reason)
+        raise RunError(f"{file}: not written ({why}); make room or name another place") from reason
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
