@@ -30,10 +30,11 @@ app = typer.Typer(
 )
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         show_lines(f"infodyn {__version__}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
@@ -122,10 +123,15 @@ def show(
     """Print a table of a result."""
     from infodyn_interp import results
 
-    result = results.open_result(out)
-    if table is None and not as_json:
-        show_lines(results.summary(result) + "\n")
-    print_table(result, table or "terms", heads=heads, sort=sort, rows=rows, as_json=as_json)
+    print_table(
+        results.open_result(out),
+        table or "terms",
+        heads=heads,
+        sort=sort,
+        rows=rows,
+        as_json=as_json,
+        summarise=table is None,
+    )
 
 
 @app.command()

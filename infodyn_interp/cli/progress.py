@@ -2,7 +2,6 @@
 
 import time
 from types import TracebackType
-from typing import Self
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -26,7 +25,7 @@ class Report:
         self._begun: dict[str, tuple[float, int]] = {}
         self._spoken = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Report":
         if self._console.is_terminal and not self._console.is_dumb_terminal:
             self._bar = Progress(
                 TextColumn("{task.description:>9}"),

@@ -67,9 +67,7 @@ def run_study(
         result = sweeping.sweep(opened, read, layers=chosen, out=out, progress=report, **_given(settings))
     if before is not None and before.attrs["run_digest"] == result.attrs["run_digest"]:
         show_lines(f"{out}: the result of this run was already there", stderr=True)
-    if not as_json:
-        show_lines(results.summary(result) + "\n")
-    print_table(result, "terms", heads=heads, as_json=as_json)
+    print_table(result, "terms", heads=heads, as_json=as_json, summarise=True)
     if not as_json:
         show_path("result", out / results.FILE)
     return result
@@ -83,8 +81,13 @@ def print_table(
     sort: str | None = None,
     rows: int | None = None,
     as_json: bool = False,
+    summarise: bool = False,
 ) -> None:
-    """Print one table of a result: the best rows on a terminal, all of them on a pipe or as JSON."""
+    """Print one table of a result: the best rows on a terminal, all of them on a pipe or as JSON.
+
+    Args:
+        summarise: print the result in words above the table, unless it is JSON.
+    """
     from infodyn_interp import results
 
     frame = results.table(result, name, heads=heads)
@@ -100,6 +103,8 @@ def print_table(
         return
     if rows is None:
         rows = ROWS if sys.stdout.isatty() else 0
+    if summarise:
+        show_lines(results.summary(result) + "\n")
     aside = [column for columns in results.OWN.values() for column in columns]
     show_table(frame, rows=rows, by="" if sort is None or rising else sort, aside=aside)
 
