@@ -180,8 +180,13 @@ def summary(result: xarray.DataTree) -> str:
     """What was fitted, on what, and what stands out, in words."""
     about, heads = result.attrs, len(choose_heads(result))
     layers = result["terms"].coords["layer"].values.tolist()
-    reference = result["reference"]
-    low, middle, high = np.nanquantile(reference["r2"], (0, 0.5, 1))
+    reference = result["reference"].to_dataset()
+    known = reference["r2"].values[np.isfinite(reference["r2"].values)]
+    fits = (
+        f"R2 {np.median(known):.2f} (heads from {known.min():.2f} to {known.max():.2f})"
+        if known.size
+        else "no R2"
+    )
     lines = [
         f"Model {about['model']} (weights {about['model_digest'][:12]}):"
         f" layers {_span(layers)}, {heads} heads.",
@@ -189,7 +194,7 @@ def summary(result: xarray.DataTree) -> str:
         f" folds, windows of {about['window']} tokens.",
         f"Reference {reference.attrs.get('reference', '?')} from {about['tokens_reference']:,} tokens of"
         f" {about['reference_documents']:,} other documents:"
-        f" R2 {middle:.2f} (heads from {low:.2f} to {high:.2f}).",
+        f" {fits}.",
         "Gain: the share of held-out row-centred energy variance that a term explains beyond its base,"
         " with 95 % interval and t over folds of documents.",
     ]
@@ -238,7 +243,7 @@ def _energy(group: xarray.Dataset) -> xarray.Dataset:
     plain = _plain_heads(group)
     factor = group.attrs.get("seed_unit_factor")
     if factor is not None:
-        plain["rms_seed"] = (plain["rms"] * factor).assign_attrs(units="nats sqrt(head width)")
+        plain["rms_seed"] = (plain["rms"] * factor).assign_attrs(units="nats sqrt(d)")
     for pair in group["pair"].values:
         shares = group["covariance_share"].sel(pair=pair, drop=True)
         plain[f"covariance_share_{str(pair).replace('-', '_')}"] = shares

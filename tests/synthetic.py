@@ -53,13 +53,20 @@ def variable(dims: tuple[str, ...], values: object, units: str, long_name: str) 
 
 def _run(layer: np.ndarray, folds: int, window: int, seed: int) -> dict[str, object]:
     settings = {
-        "layers": layer.tolist(),
+        "model": "demo",
+        "model_digest": "5b" * 8,
+        "twin": "trained",
+        "dtype": "float32",
+        "device": "cpu",
+        "texts": "c3" * 16,
         "window": window,
+        "documents": 3 * folds,
+        "reference_documents": 4 * folds,
         "folds": folds,
+        "layers": layer.tolist(),
         "reference": "lexical",
         "state_rank": 8,
         "seed": seed,
-        "dtype": "float32",
         "micro_batch": 4,
         "threads": 2,
     }
@@ -67,10 +74,10 @@ def _run(layer: np.ndarray, folds: int, window: int, seed: int) -> dict[str, obj
         "package_version": "0.1.0",
         "dependency_versions": json.dumps({"torch": "2.13.0", "transformer-lens": "4.3.0"}),
         "model": "demo",
-        "model_digest": "5b" * 16,
+        "model_digest": "5b" * 8,
         "model_revision": "",
         "run": json.dumps(settings),
-        "run_digest": "a7" * 16,
+        "run_digest": "a7" * 8,
         "seed": seed,
         "tokens_fitted": 3 * folds * 8 * window,
         "tokens_reference": 4 * folds * 8 * window,
@@ -84,6 +91,7 @@ def _run(layer: np.ndarray, folds: int, window: int, seed: int) -> dict[str, obj
         "parity_logits": 1.9e-5,
         "parity_logits_relative": 3.1e-7,
         "parity_pattern": 2.4e-7,
+        "zero_share": 0.0,
         "score_source": json.dumps(["scores"] * len(layer)),
         "verdicts": "not computed",
     }
@@ -94,11 +102,12 @@ def _basis(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
     rank, centres, width = 8, 16, 32
     edges = np.array([*range(1, 24), 24, 32, 48, window])
     names = {
+        "distance": [f"lag {edge}" for edge in edges[:-1]],
+        "kernels": [f"kernel w={w:g}" for w in WIDTHS],
+        "bilinear": [f"z{a} z{b}" for a in range(rank) for b in range(rank)],
+        "track": [f"track w={w:g} tau={tau:g}" for w in WIDTHS for tau in TAUS],
         "rhythm": list(RHYTHM),
-        "state": [f"z_{a}" for a in range(rank)] + [f"rbf_{c}" for c in range(centres)],
-        "distance": [f"lag_{edge}" for edge in edges[:-1]],
-        "kernel": [f"kernel_{w}" for w in WIDTHS],
-        "bilinear": [f"z_{a}_z_{b}" for a in range(rank) for b in range(rank)],
+        "state": [*(f"z{a}" for a in range(rank)), *(f"rbf {c}" for c in range(centres))],
     }
     column = [name for block in names.values() for name in block]
     block = [block for block, members in names.items() for _ in members]
@@ -109,10 +118,10 @@ def _basis(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
                 ("layer", "direction"), draw.normal(size=(layers, width)), "1", "mean attention input"
             ),
             "components": variable(
-                ("layer", "component", "direction"),
-                draw.normal(size=(layers, rank, width)),
+                ("layer", "direction", "component"),
+                draw.normal(size=(layers, width, rank)),
                 "1",
-                "whitened principal components of the attention input",
+                "whitening directions of the attention input",
             ),
             "centres": variable(
                 ("layer", "centre", "component"),
@@ -124,13 +133,13 @@ def _basis(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
             "coefficient": variable(
                 ("layer", "head", "column"),
                 draw.normal(scale=0.1, size=(layers, heads, len(column))),
-                "nats per unit",
+                "nats per unit of column",
                 "coefficient, row gauge",
             ),
             "track_coefficient": variable(
                 ("layer", "head"),
                 draw.normal(-0.05, 0.05, (layers, heads)),
-                "nats per unit",
+                "nats per unit of track",
                 "track, within key",
             ),
             "width_chosen": variable(
@@ -139,17 +148,17 @@ def _basis(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
             "tau_chosen": variable(
                 ("layer", "head"), np.array(TAUS)[chosen[1]], "tokens", "chosen decay length"
             ),
+            "reach": variable(("layer",), np.full(layers, window), "tokens", "keys a query can see"),
             "bin_edge": variable(
-                ("edge",), edges, "tokens", "left edges of the distance bins, and the window's end"
+                ("edge",), edges, "tokens", "first lag of each distance bin, and the window's end"
             ),
         },
         coords={
             **grid,
             "column": column,
             "block": ("column", block),
-            "component": np.arange(rank),
-            "centre": np.arange(centres),
-            "direction": np.arange(width),
+            "width": list(WIDTHS),
+            "tau": list(TAUS),
         },
         attrs={"first_key": 4, "gap": 1, "first_query": 12, "state_rank": rank, "window": window},
     )
@@ -184,16 +193,21 @@ def _reference(draw: np.random.Generator, grid: dict[str, np.ndarray]) -> xarray
     values = {
         "r2": (0.85 - 0.5 * depth + draw.normal(scale=0.05, size=shape), 0.03, "1", "R2 of the reference"),
         "slope": (draw.normal(1, 0.04, shape), 0.02, "1", "slope of scores on the reference"),
-        "kl": (draw.gamma(2, 0.1, shape), 0.02, "nats", "KL(pattern || softmax(reference))"),
+        "kl": (draw.gamma(2, 0.1, shape), 0.02, "nats", "KL(pattern || softmax(reference)) over all keys"),
+        "kl_support": (draw.gamma(2, 0.08, shape), 0.02, "nats", "the same over the support's keys"),
+        "top_changed": (
+            draw.uniform(0.1, 0.5, shape),
+            0.04,
+            "1",
+            "share of queries whose first key is another",
+        ),
+        "top_changed_support": (draw.uniform(0.1, 0.4, shape), 0.04, "1", "the same over the support's keys"),
     }
     data = {}
     for name, (middle, half, units, words) in values.items():
         data[name] = variable(("layer", "head"), middle, units, words)
         data[f"{name}_low"] = variable(("layer", "head"), middle - half, units, f"{words}, lower 95 %")
         data[f"{name}_high"] = variable(("layer", "head"), middle + half, units, f"{words}, upper 95 %")
-    data["top_changed"] = variable(
-        ("layer", "head"), draw.uniform(0.1, 0.5, shape), "1", "share of rows whose top key changes"
-    )
     data["unseen_share"] = variable(
         ("layer", "head"), np.full(shape, 0.12), "1", "share of tokens whose type the reference never saw"
     )
@@ -217,7 +231,7 @@ def _energy(draw: np.random.Generator, grid: dict[str, np.ndarray]) -> xarray.Da
             ),
         },
         coords={**grid, "pair": list(PAIRS)},
-        attrs={"seed_unit_factor": 8.0},
+        attrs={"reference": "lexical", "seed_unit_factor": 8.0},
     )
 
 
@@ -230,7 +244,9 @@ def _terms(draw: np.random.Generator, grid: dict[str, np.ndarray], folds: int) -
     all_dims, plain = ("layer", "head", "term"), ("layer", "head")
     data = {
         "share": variable(all_dims, np.maximum(truth, 0) + 0.01, "1", "share of row-centred energy variance"),
-        "gain_by_fold": variable((*all_dims, "fold"), by_fold, "1", "held-out gain by fold"),
+        "gain_by_fold": variable(
+            ("layer", "head", "fold", "term"), np.moveaxis(by_fold, -1, 2), "1", "held-out gain by fold"
+        ),
     }
     data |= _interval("gain", by_fold, all_dims, "1", "held-out gain over the base")
     data |= _interval("marginal_gain", marginal, all_dims, "1", "held-out gain over distance alone")
@@ -239,7 +255,7 @@ def _terms(draw: np.random.Generator, grid: dict[str, np.ndarray], folds: int) -
     data |= _interval("gain_without_state", rhythm * 1.4, plain, "1", "rhythm's gain over nuisance and track")
     data |= _interval("rhythm_tail", tail, plain, "nats", "rhythm field's energy, 99 % minus 50 %")
     data |= _interval(
-        "track_coefficient", coefficient, plain, "nats per unit", "track's coefficient, within key"
+        "track_coefficient", coefficient, plain, "nats per unit of track", "track's coefficient, within key"
     )
     for name in ("gain_without_state_t", "rhythm_tail_t", "track_coefficient_t"):
         del data[name]

@@ -1,5 +1,6 @@
 """The command line as its user meets it: what is printed where, exit codes, and nothing half-written."""
 
+import io
 import json
 import os
 import pty
@@ -12,12 +13,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from families import build, save_tokenizer
+from rich.console import Console
 from synthetic import make_result
 
 from infodyn_interp import RequestError, RunError, __version__, results, sweeping
-from infodyn_interp.cli import main
+from infodyn_interp.cli import main, printing
 from infodyn_interp.cli.progress import Report
 from infodyn_interp.cli.requests import read_layers
+from infodyn_interp.cli.studies import ASIDE
 
 WORDS = ["clock", "rain", "why", "numbers", "one", "town", "proof", "step", "walk", "sure"]
 
@@ -152,6 +155,34 @@ def test_a_table_on_a_pipe_is_whole_and_plain(run, study):
     assert len(out.splitlines()) == 97
     assert "\x1b" not in out
     assert "…" not in out
+
+
+@pytest.mark.parametrize(
+    ("table", "width", "left_out"),
+    [
+        ("terms", 200, None),
+        ("terms", 80, None),
+        ("reference", 200, None),
+        ("reference", 120, "more columns: in a wider terminal, or --json"),
+        ("reference", 80, "intervals and more columns: in a wider terminal, or --json"),
+    ],
+)
+def test_a_narrow_terminal_cuts_no_number_and_says_what_it_leaves_out(
+    study, monkeypatch, table, width, left_out
+):
+    shown = io.StringIO()
+    monkeypatch.setattr(printing, "console", lambda: Console(width=width, file=shown))
+    frame = results.table(results.open_result(study), table)
+    printing.show_table(frame, aside=[*results.OWN["rhythm"], *results.OWN["track"], *ASIDE])
+    lines = shown.getvalue().splitlines()
+    assert len(lines) == 1 + len(frame) + (left_out is not None)
+    assert max(map(len, lines)) <= width
+    assert "…" not in shown.getvalue()
+    assert (lines[-1] == left_out) == (left_out is not None)
+    row = frame.iloc[0]
+    name = "gain" if table == "terms" else "r2"
+    interval = f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+    assert (interval in lines[1]) == ("intervals" not in (left_out or ""))
 
 
 @pytest.mark.parametrize("kinds", ["png", "pdf,svg"])

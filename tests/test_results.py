@@ -211,6 +211,12 @@ def test_the_summary_says_how_many_heads_could_not_be_estimated(result):
     assert words.count("not estimable") == 1
 
 
+def test_the_summary_of_a_run_without_a_surface_speaks_of_no_r2(result):
+    bare = result.copy(deep=True)
+    bare["reference"]["r2"][:] = np.nan
+    assert "other documents: no R2." in results.summary(bare)
+
+
 def test_parquet_holds_every_table_with_its_units(result, tmp_path):
     files = results.export(result, tmp_path / "tables")
     assert [file.stem for file in files] == list(results.TABLES)

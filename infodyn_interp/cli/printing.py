@@ -3,21 +3,25 @@
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PIPE_WIDTH = 200
-SPACIOUS = 160
 NOTHING = "-"
 LABELS = {
+    "seconds": "time",
+    "tokens_per_second": "speed",
+    "peak_mib": "peak",
+    "rms_seed": "U rms",
     "gain_t": "t",
     "marginal_gain": "marginal",
     "marginal_gain_t": "t",
@@ -43,38 +47,64 @@ def show_lines(text: str, *, stderr: bool = False) -> None:
 def show_table(frame: "pd.DataFrame", *, rows: int = 0, by: str = "", aside: Sequence[str] = ()) -> None:
     """Print a tidy table: layer and head as 10.3; `name`, `name_low` and `name_high` in one column.
 
+    What does not fit a narrow terminal is left out and said: first the columns `aside`, then the intervals.
+
     Args:
         rows: how many of them to print; 0 is all.
         by: the column that the rows were sorted by, highest first.
-        aside: columns that few rows have; a last column names and holds them, where there is room for it.
+        aside: columns that few rows have or few readers need; a last column names and holds them.
     """
-    out, units = console(), frame.attrs.get("units", {})
-    names = [name for name in map(str, frame.columns) if not name.endswith(("_low", "_high"))]
-    names = [name for name in names if name != "layer" and name not in aside and frame[name].notna().any()]
-    roomy = out.width >= SPACIOUS and any(name in frame for name in aside)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        numeric = name != "head" and frame[name].dtype.kind in "if"
-        unit = units.get(name, "1")
-        table.add_column(
-            _label(name) if unit == "1" else f"{_label(name)} ({unit})",
-            justify="right" if numeric else "left",
+    out, shown = console(), frame.head(rows) if rows else frame
+    units = frame.attrs.get("units", {})
+    more = [name for name in aside if name in frame and shown[name].notna().any()]
+    has_intervals = any(name.endswith("_low") for name in frame.columns)
+    table, left_out = _arrange(shown, units, aside, more, True), ""
+    if more and _width(out, table) > out.width:
+        table, left_out = _arrange(shown, units, aside, (), True), "more columns"
+    if has_intervals and _width(out, table) > out.width:
+        table, left_out = (
+            _arrange(shown, units, aside, (), False),
+            "intervals" + " and more columns" * bool(more),
         )
-    if roomy:
-        table.add_column("also")
-    shown = frame.head(rows) if rows else frame
-    for record in shown.to_dict("records"):
-        if "layer" in record:
-            record["head"] = f"{record['layer']}.{record['head']}"
-        also = ", ".join(
-            f"{_label(name)} {cell}" for name in aside if (cell := _cell(record, name)) != NOTHING
-        )
-        cells = [_cell(record, name) for name in names] + [also] * roomy
-        table.add_row(*map(escape, cells))
     out.print(table)
     if len(shown) < len(frame):
         order = f", highest {_label(by)} first" if by else ""
         out.print(f"{len(shown)} of {len(frame)} rows{order}; --rows 0 shows all", style="dim")
+    if left_out:
+        out.print(f"{left_out}: in a wider terminal, or --json", style="dim")
+
+
+def _arrange(
+    frame: "pd.DataFrame",
+    units: Mapping[str, str],
+    aside: Sequence[str],
+    more: Sequence[str],
+    intervals: bool,
+) -> Table:
+    names = [name for name in map(str, frame.columns) if not name.endswith(("_low", "_high"))]
+    names = [name for name in names if name != "layer" and name not in aside and frame[name].notna().any()]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        numeric = name != "head" and frame[name].dtype.kind in "if"
+        unit = units.get(name, "1")
+        label = _label(name) if unit == "1" else f"{_label(name)} ({unit})"
+        table.add_column(label, justify="right" if numeric else "left", no_wrap=not numeric)
+    if more:
+        table.add_column("also")
+    for record in frame.to_dict("records"):
+        if "layer" in record:
+            record["head"] = f"{record['layer']}.{record['head']}"
+        cells = [_cell(record, name, intervals) for name in names]
+        if more:
+            held = [(name, _cell(record, name, intervals)) for name in more]
+            cells.append(", ".join(f"{_label(name)} {cell}" for name, cell in held if cell != NOTHING))
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _width(out: Console, table: Table) -> int:
+    """Columns of the terminal that a table would take if there were room."""
+    return Measurement.get(out, out.options.update(width=10_000), table).maximum
 
 
 def number(value: object, decimals: int = 3) -> str:
@@ -86,9 +116,9 @@ def number(value: object, decimals: int = 3) -> str:
     return f"{value:,.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.{decimals}f}"
 
 
-def _cell(record: dict[str, object], name: str) -> str:
+def _cell(record: Mapping[str, object], name: str, interval: bool) -> str:
     value = number(record.get(name, math.nan), 1 if name.endswith("_t") else 3)
-    if f"{name}_low" not in record or value == NOTHING:
+    if not interval or f"{name}_low" not in record or value == NOTHING:
         return value
     return f"{value} [{number(record[f'{name}_low'])}, {number(record[f'{name}_high'])}]"
 

@@ -17,6 +17,7 @@ Format = Literal["pdf", "svg", "png"]
 
 ROWS = 20
 SORTED = {"terms": "gain", "reference": "r2", "energy": "rms"}
+ASIDE = ("kl_support", "top_changed_support")
 # What a run stores as it was asked for, so that another run's folder is refused before a model is loaded.
 COMPARED_EARLY = ("window", "reference", "state_rank", "seed", "dtype", "micro_batch", "threads")
 
@@ -105,7 +106,7 @@ def print_table(
         rows = ROWS if sys.stdout.isatty() else 0
     if summarise:
         show_lines(results.summary(result) + "\n")
-    aside = [column for columns in results.OWN.values() for column in columns]
+    aside = [*(column for columns in results.OWN.values() for column in columns), *ASIDE]
     show_table(frame, rows=rows, by="" if sort is None or rising else sort, aside=aside)
 
 
