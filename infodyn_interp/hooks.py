@@ -67,7 +67,7 @@ class Checked:
             energies are defined up to a row constant).
         reach: by layer, keys a query can see, itself included, where that is less than the window.
         pattern_difference: by layer, max |softmax(scores) - pattern|; 0 where scores come from the pattern.
-        logit_difference: max |logits - the module's own|, over the largest |logit|.
+        logit_difference: max |logits - the module's own|, over `logit_scale`, the largest |logit|.
         zero_share: largest share of visible pairs whose probability underflowed to 0, over `log_pattern` layers.
     """
 
@@ -76,6 +76,7 @@ class Checked:
     reach: tuple[int | None, ...]
     pattern_difference: tuple[float, ...]
     logit_difference: float
+    logit_scale: float
     zero_share: float
 
 
@@ -175,6 +176,7 @@ def check(model: Model, batch: Batch) -> Checked:
         reach=tuple(row[1] for row in rows),
         pattern_difference=tuple(row[2] for row in rows),
         logit_difference=difference,
+        logit_scale=scale,
         zero_share=max(row[3] for row in rows),
     )
 
@@ -414,6 +416,18 @@ def _only(point: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
         point._forward_hooks = others
 
 
+def refuse_nan(where: str, scores: Float[Tensor, "window head query key"]) -> None:
+    """Stop at the first window and head whose scores are not numbers.
+
+    Raises:
+        RunError: layer (in `where`), head and window are named.
+    """
+    # a sum is NaN if any of its parts is, and dear to nothing: the search is for the message
+    if torch.isnan(scores.sum()) and (found := torch.isnan(scores).nonzero()).numel():
+        window, head = found[0, :2].tolist()
+        raise RunError(f"{where}, head {head}, window {window} of the batch: NaN in its scores; try dtype float32")
+
+
 def log_pattern(pattern: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Scores from probabilities, up to a row constant; an underflowed probability counts as the smallest there is."""
     return pattern.clamp(min=torch.finfo(torch.float32).tiny).log()
@@ -448,6 +462,7 @@ def _compare(where: str, scores: Tensor | None, pattern: Tensor, bound: float) -
     pattern = pattern.float()
     window = pattern.shape[-1]
     if scores is not None:
+        refuse_nan(where, scores)
         # masked scores are the dtype's minimum, not -inf
         visible = scores > torch.finfo(scores.dtype).min / 2
         own = torch.softmax(scores.float().masked_fill(~visible, -torch.inf), -1)

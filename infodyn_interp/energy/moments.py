@@ -197,7 +197,7 @@ class WindowAlgebra:
         basis: Basis,
         scores: Float[Tensor, "window head query key"],
         reference: Float[Tensor, "window head query key"] | None,
-    ) -> tuple[Float[Tensor, "window key column"], Float[Tensor, "window key head"]]:
+    ) -> tuple[Float[Tensor, "window key received"], Float[Tensor, "window key head"]]:
         """Mean over the queries that see it of what each key receives, row-centred: every column, every head's energy.
 
         Arguments as for a call; keys that no query sees are 0.

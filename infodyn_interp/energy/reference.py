@@ -80,10 +80,9 @@ class MeanStates:
         """Start a batch of survey windows, before its layers are added."""
         tokens = tokens.cpu()
         windows, length = tokens.shape
-        place = torch.searchsorted(self._types, tokens).clamp(max=len(self._types) - 1)
-        known = self._types[place] == tokens
+        known = torch.isin(tokens, self._types)
         known[:, :FIRST_KEY] = False
-        self._known, self._known_rows = known, place[known]
+        self._known, self._known_rows = known, torch.searchsorted(self._types, tokens[known])
         self.counts.index_add_(0, self._known_rows, torch.ones(len(self._known_rows), dtype=torch.float64))
         if self._by_position:
             self.counts[len(self._types) :] += windows

@@ -169,6 +169,16 @@ def rhythm_columns(flags: Int[Tensor, "*batch flag"]) -> Float[Tensor, "*batch c
     return torch.stack([*flags[..., :4].double().unbind(-1), since.log1p(), *waves], -1)
 
 
+def rhythm_code(flags: Int[Tensor, "*batch flag"]) -> Int[Tensor, "*batch"]:
+    """One number for everything the rhythm block knows of a token: at most 16 codes a token of the window."""
+    return (flags * flags.new_tensor([1, 2, 4, 8, 16])).sum(-1)
+
+
+def rhythm_of_codes(codes: Int[Tensor, " code"]) -> Float[Tensor, "code column"]:
+    """The rhythm block of each code."""
+    return rhythm_columns(torch.stack([*(codes >> bit & 1 for bit in range(4)), codes >> 4], -1))
+
+
 def _is_punctuation(text: str) -> bool:
     return any(unicodedata.category(letter).startswith("P") for letter in text)
 

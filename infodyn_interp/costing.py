@@ -1,0 +1,162 @@
+"""What a fit costs beside a plain forward pass, as ratios of medians of interleaved repeats in one process."""
+
+import gc
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from infodyn_interp.energy.reference import MeanStates, choose_reference
+from infodyn_interp.energy.terms import Prosody
+from infodyn_interp.errors import RequestError
+from infodyn_interp.hooks import Layer, capture, check
+from infodyn_interp.models import Model, unbridged
+from infodyn_interp.sweeping import Measurement, Settings, torch_threads
+from infodyn_interp.texts import Batch, read_pieces
+
+MIB = 2**20
+SAMPLE_SECONDS = 0.002  # between two looks at resident memory
+
+
+def measure_cost(
+    model: Model,
+    *,
+    batch: int = 4,
+    window: int = 256,
+    state_rank: int = 8,
+    repeats: int = 5,
+    threads: int = 2,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Time and memory of a fit beside a plain forward pass of the same windows.
+
+    Every row is run once to warm up, then `repeats` times in turn; medians of seconds, ratios to the plain forward pass
+    of the bridge. Logits are computed for the last position alone, in fit and baseline alike; rows that end in
+    `_full_logits` compute all of them. Peaks are resident memory over the process before the row, in one more repeat.
+
+    Args:
+        model: from `open_model`.
+        batch, window: windows in a forward pass, tokens in a window.
+        state_rank: of the fit.
+        repeats: timed repeats of each row.
+        threads: of torch, for the time of the measurement.
+        seed: of the random tokens.
+
+    Returns:
+        Rows by name: `*_seconds`, `*_over_bridge_forward`, `*_peak_mib`, and the setting.
+    """
+    if model.context is not None and window > model.context:
+        raise RequestError(f"window: {window} tokens asked, the model's context holds {model.context}")
+    generator = torch.Generator().manual_seed(seed)
+    vocabulary = model.bridge.cfg.d_vocab
+    tokens = torch.randint(0, vocabulary, (batch, window), generator=generator)
+    with torch_threads(threads), tempfile.TemporaryDirectory(prefix="cost-") as scratch:
+        rows = _rows(model, tokens, state_rank, Path(scratch))
+        for run in rows.values():
+            run()
+        seconds: dict[str, list[float]] = {name: [] for name in rows}
+        for _ in range(repeats):
+            for name, run in rows.items():
+                begun = time.perf_counter()
+                run()
+                seconds[name].append(time.perf_counter() - begun)
+        peaks = {name: _peak(run) for name, run in rows.items()}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    out = {f"{name}_over_bridge_forward": medians[name] / medians["bridge_forward"] for name in rows}
+    out["fit_over_hf_forward"] = medians["fit"] / medians["hf_forward"]
+    out["fit_full_logits_over_bridge_forward_full_logits"] = (
+        medians["fit_full_logits"] / medians["bridge_forward_full_logits"]
+    )
+    out |= {f"{name}_seconds": value for name, value in medians.items()}
+    out |= {f"{name}_peak_mib": value for name, value in peaks.items()}
+    out["fit_peak_over_forward_mib"] = peaks["fit_with_reference"] - peaks["bridge_forward"]
+    out |= {"batch": batch, "window": window, "state_rank": state_rank, "repeats": repeats, "threads": threads}
+    return out
+
+
+def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[str, Callable[[], object]]:
+    bridge = model.bridge
+    tokens = tokens.to(model.device)
+    settings = Settings(tuple(range(model.layers)), state_rank=state_rank)
+    checked = check(model, tokens)
+    zeros = np.zeros(len(tokens), np.int64)
+    windows = Batch(tokens, zeros, zeros, zeros)
+    means = MeanStates(
+        scratch,
+        settings.layers,
+        np.unique(tokens.cpu().numpy()),
+        model.width,
+        tokens.shape[1],
+        len(tokens),
+        model.learned_positions,
+    )
+    means.begin(tokens)
+    capture(model, tokens, lambda layer: means.add(layer.index, layer.attention_input), checked=checked)
+    means.finish()
+    bases = {layer: means.basis(layer, state_rank, 0) for layer in settings.layers}
+    prosody = Prosody(read_pieces(model.tokenizer) if model.tokenizer is not None else [""] * bridge.cfg.d_vocab)
+
+    def measurement(reference: str) -> Measurement:
+        strategy = choose_reference(reference)
+        return Measurement(model, tokens.shape[1], 1, settings, prosody, strategy, means, checked, bases)
+
+    plain, full = measurement("zero"), measurement("lexical")
+
+    def fit(visit: Measurement, keep: int = 1) -> None:
+        visit.begin(windows)
+        capture(model, windows, visit, checked=checked, logits_to_keep=keep)
+
+    def ignore(layer: Layer) -> None:
+        pass
+
+    def forward(keep: int) -> object:
+        with torch.inference_mode():
+            return bridge(tokens, use_cache=False, logits_to_keep=keep)
+
+    def own_forward() -> object:
+        with torch.inference_mode(), unbridged(bridge) as module:
+            return module(input_ids=tokens, use_cache=False, logits_to_keep=1)
+
+    def cached() -> object:
+        with torch.inference_mode():
+            return bridge.run_with_cache(tokens)
+
+    return {
+        "bridge_forward": lambda: forward(1),
+        "hf_forward": own_forward,
+        "empty_hooks": lambda: capture(model, windows, ignore, checked=checked),
+        "fit": lambda: fit(plain),
+        "fit_with_reference": lambda: fit(full),
+        "bridge_forward_full_logits": lambda: forward(0),
+        "fit_full_logits": lambda: fit(plain, 0),
+        "run_with_cache": cached,
+    }
+
+
+def _peak(run: Callable[[], object]) -> float:
+    """Highest resident memory while it runs, over what was resident before, in MiB."""
+    gc.collect()
+    process = psutil.Process()
+    before = process.memory_info().rss
+    highest, done = before, threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not done.wait(SAMPLE_SECONDS):
+            highest = max(highest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        run()
+    finally:
+        done.set()
+        watcher.join()
+    return (max(highest, process.memory_info().rss) - before) / MIB

@@ -1,0 +1,364 @@
+"""The stage `reduce`: gathered moments become the labelled groups of a result, each variable with its unit."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray
+from jaxtyping import Float
+
+from infodyn_interp.energy.fitting import PAIRS, TERMS, Estimate, Fit, fit
+from infodyn_interp.energy.gauge import support_of
+from infodyn_interp.energy.reference import SurfaceFit
+from infodyn_interp.energy.terms import TAUS, WIDTHS, rhythm_of_codes
+
+if TYPE_CHECKING:
+    from infodyn_interp.sweeping import Gathered
+
+PARTS = ("energy", "rhythm", "state", "track", "nuisance", "residual")
+TAIL = (0.99, 0.5)  # the barrier of seed 1.2.1: how far the rhythm field's upper end stands above its middle
+GRID = ("layer", "head")
+
+
+def reduce(
+    gathered: "Gathered", pieces: Sequence[str], head_width: int, reference: str
+) -> dict[str, xarray.Dataset]:
+    """Fit every layer and label what comes out: groups `/basis /example /reference /energy /terms`.
+
+    Args:
+        gathered: from `sweeping.gather`.
+        pieces: text of each token id, for the example's axis.
+        head_width: of the model, for the seed's unit (`U` is sqrt(d) times the energy in nats).
+        reference: the name of the surface.
+    """
+    layers = sorted(gathered.moments)
+    fits = {layer: fit(gathered.moments[layer]) for layer in layers}
+    heads = next(iter(fits.values())).rms.shape[0]
+    grid = {"layer": layers, "head": np.arange(heads)}
+    surfaces = _surfaces(gathered, layers)
+    groups = {
+        "/basis": _basis(gathered, fits, layers),
+        "/example": _example(gathered, fits, layers, pieces),
+        "/reference": _reference(surfaces, gathered.unseen, reference, (len(layers), heads)),
+        "/energy": _energy(fits, layers, surfaces, head_width, reference),
+        "/terms": _terms(gathered, fits, layers),
+    }
+    return {name: group.assign_coords(grid) for name, group in groups.items()}
+
+
+def _label(dims: Sequence[str], values: object, unit: str, words: str) -> xarray.Variable:
+    return xarray.Variable(tuple(dims), np.asarray(values), {"units": unit, "long_name": words})
+
+
+def _interval(
+    name: str, estimate: Estimate, dims: Sequence[str], unit: str, words: str, *, t: bool = False
+) -> dict[str, xarray.Variable]:
+    out = {
+        name: _label(dims, estimate.value, unit, words),
+        f"{name}_low": _label(dims, estimate.low, unit, f"{words}, lower end of the 95 % interval over documents"),
+        f"{name}_high": _label(dims, estimate.high, unit, f"{words}, upper end of the 95 % interval over documents"),
+    }
+    if t:
+        out[f"{name}_t"] = _label(dims, estimate.t, "1", f"t of {words} over documents")
+    return out
+
+
+def _of(layers: Sequence[int], estimates: Mapping[int, Estimate]) -> Estimate:
+    """Estimates of the layers, layer first."""
+    return Estimate(
+        *(np.stack([getattr(estimates[layer], part) for layer in layers]) for part in ("value", "low", "high", "t"))
+    )
+
+
+def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int]) -> xarray.Dataset:
+    dims = ("layer", "term", "head")
+    each = {layer: fits[layer] for layer in layers}
+    codes = gathered.rhythm.sum(0).nonzero()[:, 0]
+    columns = rhythm_of_codes(codes).numpy()
+    counts = gathered.rhythm[:, codes].numpy()
+    tracks = (len(layers), len(WIDTHS), len(TAUS), -1)
+    grid = np.stack([each[layer].track_gain_by_fold.mean(0) for layer in layers]).reshape(tracks)
+    chosen = np.stack([each[layer].chosen for layer in layers])
+    agree = np.stack([(each[layer].chosen_without == each[layer].chosen).mean(0) for layer in layers])
+    by_fold = np.stack([each[layer].gain_by_fold for layer in layers])
+    variables = {
+        "share": _label(
+            dims,
+            np.stack([each[layer].share for layer in layers]),
+            "1",
+            "variance of the fitted term over the row-centred energy variance (the track's within keys)",
+        ),
+        **_interval(
+            "gain",
+            _of(layers, {layer: each[layer].gain for layer in layers}),
+            dims,
+            "1",
+            "share of held-out energy variance the term explains over its base",
+            t=True,
+        ),
+        **_interval(
+            "marginal_gain",
+            _of(layers, {layer: each[layer].marginal_gain for layer in layers}),
+            dims,
+            "1",
+            "held-out share over nothing (track: over distance)",
+            t=True,
+        ),
+        "gain_by_fold": _label(("layer", "fold", "term", "head"), by_fold, "1", "held-out gain of each fold"),
+        **_interval(
+            "gain_without_state",
+            _of(layers, {layer: Estimate.of_folds(each[layer].gain_alone_by_fold) for layer in layers}),
+            GRID,
+            "1",
+            "rhythm's held-out share over nuisance and track alone",
+        ),
+        **_interval(
+            "rhythm_tail",
+            _of(layers, {layer: _tail(each[layer], columns, counts) for layer in layers}),
+            GRID,
+            "nats",
+            "rhythm field's energy at tokens, 99 % quantile minus median",
+        ),
+        **_interval(
+            "track_coefficient",
+            _of(
+                layers,
+                {
+                    layer: Estimate.of_jackknife(each[layer].track, each[layer].track_without)
+                    for layer in layers
+                },
+            ),
+            GRID,
+            "nats per unit of track",
+            "within-key coefficient of the chosen track; below 0 a well",
+        ),
+        "track_gain": _label(
+            ("layer", "width", "tau", "head"), grid, "1", "held-out share of each track over nuisance"
+        ),
+        "width_chosen": _label(GRID, np.array(WIDTHS)[chosen // len(TAUS)], "1", "kernel width of the chosen track"),
+        "tau_chosen": _label(GRID, np.array(TAUS)[chosen % len(TAUS)], "tokens", "memory of the chosen track"),
+        "width_stable": _label(GRID, agree, "1", "share of folds that choose the same width and memory"),
+    }
+    named = {"term": list(TERMS), "fold": np.arange(by_fold.shape[1]), "width": list(WIDTHS), "tau": list(TAUS)}
+    return xarray.Dataset(variables, coords=named).transpose("layer", "head", ...)
+
+
+def _tail(
+    fitted: Fit, columns: Float[np.ndarray, "code column"], counts: Float[np.ndarray, "fold code"]
+) -> Estimate:
+    """Upper tail of the rhythm field over the tokens read, with the jackknife over folds of documents."""
+    block = fitted.columns.blocks["rhythm"]
+    total = counts.sum(0)
+    whole = _spread(columns @ fitted.coefficient[:, block].T, total)
+    without = [
+        _spread(columns @ fitted.coefficient_without[fold][:, block].T, total - counts[fold])
+        for fold in range(len(counts))
+    ]
+    return Estimate.of_jackknife(whole, np.stack(without))
+
+
+def _spread(values: Float[np.ndarray, "code head"], counts: Float[np.ndarray, " code"]) -> Float[np.ndarray, " head"]:
+    """Difference of two quantiles of values that occur `counts` times."""
+    order = values.argsort(0)
+    share = counts[order].cumsum(0) / counts.sum()
+    ordered = np.take_along_axis(values, order, 0)
+    ends = [np.take_along_axis(ordered, (share >= level).argmax(0)[None], 0)[0] for level in TAIL]
+    return np.asarray(ends[0] - ends[1])
+
+
+def _surfaces(gathered: "Gathered", layers: Sequence[int]) -> SurfaceFit | None:
+    """All layers' fits of the reference as one, layer last but one."""
+    if not gathered.surfaces:
+        return None
+    return SurfaceFit(
+        torch.stack([gathered.surfaces[layer].products for layer in layers], 2),
+        torch.stack([gathered.surfaces[layer].bending for layer in layers], 2),
+    )
+
+
+def _reference(
+    surfaces: SurfaceFit | None, unseen: float, reference: str, shape: tuple[int, int]
+) -> xarray.Dataset:
+    words = {
+        "r2": ("1", "squared correlation of row-centred scores with the reference"),
+        "slope": ("1", "slope of row-centred scores on the reference"),
+        "kl": ("nats", "KL(pattern || softmax(reference)) over all keys, every 8th query"),
+        "kl_support": ("nats", "the same over the support's keys, which leave out the first"),
+        "top_changed": ("1", "share of those queries whose first key is another, over all keys"),
+        "top_changed_support": ("1", "the same over the support's keys"),
+    }
+    variables: dict[str, xarray.Variable] = {}
+    for name, (unit, long_name) in words.items():
+        if surfaces is None:
+            nothing = np.full(shape, np.nan)
+            estimate = Estimate(nothing, nothing, nothing, nothing)
+        else:
+            total = _quality(surfaces.products.sum(0), surfaces.bending.sum(0))[name]
+            folds = range(len(surfaces.products))
+            without = [
+                _quality(
+                    surfaces.products.sum(0) - surfaces.products[fold],
+                    surfaces.bending.sum(0) - surfaces.bending[fold],
+                )[name]
+                for fold in folds
+            ]
+            estimate = Estimate.of_jackknife(total, np.stack(without))
+        variables |= _interval(name, estimate, GRID, unit, long_name)
+    variables["unseen_share"] = _label(
+        GRID, np.full(shape, unseen), "1", "share of fitted tokens whose type the survey never saw"
+    )
+    return xarray.Dataset(variables, attrs={"reference": reference})
+
+
+def _quality(products: torch.Tensor, bending: torch.Tensor) -> dict[str, np.ndarray]:
+    score, declared, both = products.numpy()
+    kl, kl_support, moved, moved_support, rows = bending.numpy()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "r2": both**2 / (score * declared),
+            "slope": both / declared,
+            "kl": kl / rows,
+            "kl_support": kl_support / rows,
+            "top_changed": moved / rows,
+            "top_changed_support": moved_support / rows,
+        }
+
+
+def _energy(
+    fits: Mapping[int, Fit],
+    layers: Sequence[int],
+    surfaces: SurfaceFit | None,
+    head_width: int,
+    reference: str,
+) -> xarray.Dataset:
+    rms = np.stack([fits[layer].rms for layer in layers])
+    score = rms
+    if surfaces is not None:
+        # both squares are sums over the same pairs: the energy's mean square gives the count
+        squares = surfaces.products.sum(0).numpy()
+        energy_square = squares[0] + squares[1] - 2 * squares[2]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            score = np.where(energy_square > 0, rms * np.sqrt(squares[0] / energy_square), np.nan)
+    return xarray.Dataset(
+        {
+            "rms": _label(GRID, rms, "nats", "root mean square of the row-centred energy"),
+            "score_rms": _label(GRID, score, "nats", "root mean square of the row-centred score"),
+            "covariance_share": _label(
+                ("layer", "pair", "head"),
+                np.stack([fits[layer].covariance_share for layer in layers]),
+                "1",
+                "twice the covariance of two fitted terms over the row-centred energy variance",
+            ),
+        },
+        coords={"pair": list(PAIRS)},
+        attrs={"seed_unit_factor": float(np.sqrt(head_width)), "reference": reference},
+    ).transpose("layer", "head", ...)
+
+
+def _basis(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int]) -> xarray.Dataset:
+    columns = fits[layers[0]].columns
+    support = support_of(columns.window)
+    bases = [gathered.bases[layer] for layer in layers]
+    chosen = np.stack([fits[layer].chosen for layer in layers])
+    block = [name for name, places in columns.blocks.items() for _ in range(places.stop - places.start)]
+    reach = [gathered.checked.reach[layer] or columns.window for layer in layers]
+    return xarray.Dataset(
+        {
+            "mean": _label(
+                ("layer", "direction"), np.stack([b.mean.numpy() for b in bases]), "1", "mean attention input"
+            ),
+            "components": _label(
+                ("layer", "direction", "component"),
+                np.stack([b.components.numpy() for b in bases]),
+                "1",
+                "whitening directions: z = (attention input - mean) @ components",
+            ),
+            "centres": _label(
+                ("layer", "centre", "component"),
+                np.stack([b.centres.numpy() for b in bases]),
+                "1",
+                "centres of the radial basis functions, in z",
+            ),
+            "rbf_width": _label(("layer",), [b.width for b in bases], "1", "their width, in z"),
+            "coefficient": _label(
+                ("layer", "head", "column"),
+                np.stack([fits[layer].coefficient for layer in layers]),
+                "nats per unit of column",
+                "row-gauge coefficients of all documents; of the tracks only the chosen one's is not 0",
+            ),
+            "track_coefficient": _label(
+                GRID,
+                np.stack([fits[layer].track for layer in layers]),
+                "nats per unit of track",
+                "within-key coefficient of the chosen track",
+            ),
+            "width_chosen": _label(GRID, np.array(WIDTHS)[chosen // len(TAUS)], "1", "kernel width"),
+            "tau_chosen": _label(GRID, np.array(TAUS)[chosen % len(TAUS)], "tokens", "memory of the track"),
+            "reach": _label(("layer",), reach, "tokens", "keys a query can see, itself included"),
+            "bin_edge": _label(
+                ("edge",),
+                [low for low, _ in columns.bins] + [columns.window],
+                "tokens",
+                "first lag of each distance bin, and the window's end",
+            ),
+        },
+        coords={
+            "column": list(columns.names),
+            "block": ("column", block),
+            "width": list(WIDTHS),
+            "tau": list(TAUS),
+        },
+        attrs={
+            "first_key": support.first_key,
+            "gap": support.gap,
+            "first_query": support.first_query,
+            "state_rank": columns.state_rank,
+            "window": columns.window,
+        },
+    )
+
+
+def _example(
+    gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int], pieces: Sequence[str]
+) -> xarray.Dataset:
+    received = []
+    for layer in layers:
+        columns, energies = (part.numpy() for part in gathered.example[layer])
+        coefficient, places = fits[layer].coefficient, fits[layer].columns
+        by_block = {name: columns[:, part] @ coefficient[:, part].T for name, part in places.blocks.items()}
+        nuisance = by_block["distance"] + by_block["kernels"] + by_block["bilinear"]
+        parts = [by_block["rhythm"], by_block["state"], by_block["track"], nuisance]
+        received.append(np.stack([energies, *parts, energies - sum(parts)]))
+    tokens = gathered.example_tokens
+    coverage = support_of(len(tokens)).mask.sum(0).numpy()
+    values = np.where(coverage[:, None] > 0, np.stack(received), np.nan)
+    dims = ("layer", "part", "position", "head")
+    return xarray.Dataset(
+        {
+            "piece": _label(("position",), [pieces[token] for token in tokens.tolist()], "text", "token as text"),
+            "token": _label(("position",), tokens.numpy(), "id", "token id"),
+            "received": _label(dims, values, "nats", "mean row-centred energy a token receives as key"),
+            "coverage": _label(("position",), coverage, "queries", "queries that see the key"),
+        },
+        coords={"part": list(PARTS), "position": np.arange(len(tokens))},
+        attrs={"document": 0},
+    ).transpose("layer", "head", "part", "position")
+
+
+def label_cost(
+    seconds: Mapping[str, float], tokens: Mapping[str, int], peak_mib: Mapping[str, float]
+) -> xarray.Dataset:
+    """What each stage took."""
+    stages = list(seconds)
+    speed = [tokens[stage] / seconds[stage] if tokens[stage] else np.nan for stage in stages]
+    return xarray.Dataset(
+        {
+            "seconds": _label(("stage",), [seconds[stage] for stage in stages], "s", "wall time"),
+            "tokens_per_second": _label(("stage",), speed, "tokens/s", "tokens read in a second"),
+            "peak_mib": _label(
+                ("stage",), [peak_mib[s] for s in stages], "MiB", "peak resident memory of the process so far"
+            ),
+        },
+        coords={"stage": stages},
+    )

@@ -1,0 +1,98 @@
+"""Every supported family, tiny and offline: its scores are read, its own surface leaves nothing, a track comes back."""
+
+import copy
+
+import families
+import numpy as np
+import oracle
+import planting
+import pytest
+import torch
+from test_planted import of_track, slope
+
+from infodyn_interp.energy.fitting import fit
+from infodyn_interp.energy.gauge import center_rows, support_of
+from infodyn_interp.energy.terms import TAUS, WIDTHS
+from infodyn_interp.hooks import Layer, capture, check
+from infodyn_interp.models import Model, open_model
+from infodyn_interp.sweeping import Settings, gather
+from infodyn_interp.texts import Texts, read_texts
+
+WINDOW = 48
+WIDTH, TAU, SHARE = 0.4, 8.0, 0.3
+PLACE = WIDTHS.index(WIDTH) * len(TAUS) + TAUS.index(TAU)
+PROBABILITIES = ("opt", "gptj")  # their score hook carries probabilities
+
+
+def tiny(name: str, tokenizer: object, dtype: torch.dtype = torch.float32) -> Model:
+    return open_model(families.build(name, dtype=dtype), tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_tokenizer: object) -> Texts:
+    draw = np.random.default_rng(0)
+    words = "the clock kept its own time and nobody waved . , why would they ? it was raining \n numbers 1 42".split(" ")
+    documents = [" ".join(draw.choice(words, 150)) for _ in range(20)]
+    return read_texts(documents, tiny_tokenizer, window=WINDOW, windows_per_document=4, reference_documents=8)
+
+
+@pytest.mark.parametrize("family", families.NAMES)
+def test_the_check_names_score_source_reach_and_parity(family: str, tiny_tokenizer: object) -> None:
+    model = tiny(family, tiny_tokenizer)
+    checked = check(model, families.windows(2, WINDOW))
+    assert checked.logit_difference < 1e-6
+    assert max(checked.pattern_difference) < 1e-5
+    expected = "log_pattern" if family in PROBABILITIES else "scores"
+    assert set(checked.score_source) == {expected}
+    sliding = families.SLIDING_LAYERS.get(family, ())
+    for layer in range(model.layers):
+        assert checked.reach[layer] == (families.SLIDING_WINDOW if layer in sliding else None)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("family", families.NAMES)
+def test_the_model_s_own_surface_leaves_no_energy(
+    family: str, tiny_tokenizer: object, dtype: torch.dtype, bound: float
+) -> None:
+    model = tiny(family, tiny_tokenizer, dtype)
+    ratios = []
+
+    def visit(layer: Layer) -> None:
+        support = support_of(WINDOW, checked.reach[layer.index])
+        energy = center_rows(layer.look_again(layer.attention_input) - layer.scores, support)
+        scores = center_rows(layer.scores, support)
+        ratios.append((energy.square().mean() / scores.square().mean()).sqrt().item())
+
+    tokens = families.windows(2, WINDOW)
+    checked = check(model, tokens)
+    capture(model, tokens, visit, checked=checked)
+    assert max(ratios) <= bound
+
+
+@pytest.mark.parametrize("family", families.NAMES)
+def test_a_planted_track_comes_back(family: str, tiny_tokenizer: object, texts: Texts) -> None:
+    model = tiny(family, tiny_tokenizer)
+    layer = model.layers - 1
+    settings = Settings((layer,), state_rank=4)
+    clean = gather(model, texts, settings)
+    before = fit(clean.moments[layer])
+    basis = clean.bases[layer]
+    windows = planting.windows_of(texts)
+    inputs = planting.attention_inputs(model, windows, layer)
+    states = [(x - basis.mean.double().numpy()) @ basis.components.double().numpy() for x in inputs]
+    fields = [-oracle.track(z, WIDTH, TAU) for z in states]
+    mask = oracle.support(WINDOW, clean.checked.reach[layer])
+    factor = planting.scale_to_share(fields, SHARE, before.rms**2, mask, oracle.center_rows)
+    energies = {
+        window.numpy().tobytes(): factor[:, None, None] * np.where(mask, field, 0)
+        for window, field in zip(windows, fields, strict=True)
+    }
+    source = clean.checked.score_source[layer]
+    with planting.planted(model, layer, energies, source):
+        again = gather(model, texts, copy.copy(settings))
+    after = fit(again.moments[layer])
+    truth = np.zeros(before.coefficient.T.shape)
+    truth[before.columns.blocks["track"].start + PLACE] = -factor
+    found = slope(again.moments[layer], "within", of_track(after), of_track(before), truth)
+    print(family, np.round(found, 3))
+    assert np.all((found >= 0.9) & (found <= 1.1))

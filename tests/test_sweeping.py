@@ -1,0 +1,200 @@
+"""The main job from texts to result: laws of a stream, refusals before any work, nothing half-written."""
+
+import json
+import math
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+import torch
+import xarray
+
+import infodyn_interp as idi
+from infodyn_interp.energy.moments import Moments
+from infodyn_interp.errors import RequestError, RunError
+from infodyn_interp.models import Model, open_model
+from infodyn_interp.sweeping import Settings, gather, sweep
+from infodyn_interp.texts import Texts, read_texts
+
+WINDOW = 48
+WORDS = "the clock kept its own time and nobody waved . , why would they ? it was raining \n numbers 1 42".split(" ")
+
+
+def write_documents(count: int, words: int = 150, seed: int = 0) -> list[str]:
+    draw = np.random.default_rng(seed)
+    return [" ".join(draw.choice(WORDS, words)) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_tokenizer: object) -> Model:
+    return open_model(families.build("llama"), tokenizer=tiny_tokenizer)
+
+
+def read(model: Model, documents: list[str], **settings: object) -> Texts:
+    return read_texts(
+        documents, model.tokenizer, **{"window": WINDOW, "windows_per_document": 3, "reference_documents": 8, **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def result(model: Model, tmp_path_factory: pytest.TempPathFactory) -> xarray.DataTree:
+    out = tmp_path_factory.mktemp("study") / "out"
+    return sweep(model, read(model, write_documents(20)), state_rank=4, out=out)
+
+
+def test_a_result_holds_every_group_with_units_and_opens_with_plain_xarray(
+    model: Model, tmp_path: Path
+) -> None:
+    out = tmp_path / "a b" / "é"
+    made = sweep(model, read(model, write_documents(20)), state_rank=4, out=out)
+    assert sorted(path.name for path in out.iterdir()) == ["result.nc"]
+    with xarray.open_datatree(out / "result.nc", engine="h5netcdf") as opened:
+        assert set(opened.children) == {"basis", "example", "reference", "energy", "terms", "cost"}
+        for group in opened.children.values():
+            for variable in group.dataset.data_vars.values():
+                assert variable.attrs["units"]
+                assert variable.attrs["long_name"]
+        np.testing.assert_array_equal(opened["terms/gain"], made["terms/gain"])
+        assert opened.attrs["model_digest"] == model.digest
+        assert json.loads(opened.attrs["run"])["layers"] == [0, 1, 2]
+        assert opened.attrs["parity_logits_relative"] < 1e-6
+    assert len(idi.table(made, "terms")) == model.layers * model.heads * 4
+
+
+def test_the_same_run_is_not_done_twice_and_another_is_refused(model: Model, tmp_path: Path) -> None:
+    texts = read(model, write_documents(20))
+    first = sweep(model, texts, layers=[1], state_rank=4, out=tmp_path)
+    written = (tmp_path / "result.nc").stat().st_mtime_ns
+    again = sweep(model, texts, layers=[1], state_rank=4, out=tmp_path)
+    assert (tmp_path / "result.nc").stat().st_mtime_ns == written
+    np.testing.assert_array_equal(first["terms/gain"], again["terms/gain"])
+    with pytest.raises(RequestError, match="state_rank was 4, now 3"):
+        sweep(model, texts, layers=[1], state_rank=3, out=tmp_path)
+    assert (tmp_path / "result.nc").stat().st_mtime_ns == written
+
+
+def test_a_run_repeats_to_the_bit(model: Model, result: xarray.DataTree) -> None:
+    again = sweep(model, read(model, write_documents(20)), state_rank=4)
+    for group in ("basis", "example", "reference", "energy", "terms"):
+        xarray.testing.assert_identical(result[group].to_dataset(), again[group].to_dataset())
+
+
+def test_the_order_of_documents_changes_nothing(model: Model, result: xarray.DataTree) -> None:
+    turned = sweep(model, read(model, write_documents(20)[::-1]), state_rank=4)
+    for group in ("basis", "reference", "energy", "terms"):
+        xarray.testing.assert_identical(result[group].to_dataset(), turned[group].to_dataset())
+
+
+def test_the_size_of_a_batch_changes_nothing_beyond_rounding(model: Model, result: xarray.DataTree) -> None:
+    other = sweep(model, read(model, write_documents(20)), state_rank=4, micro_batch=7)
+    for name in ("gain", "share", "marginal_gain"):
+        np.testing.assert_allclose(other[f"terms/{name}"], result[f"terms/{name}"], atol=2e-4)
+    np.testing.assert_allclose(other["energy/rms"], result["energy/rms"], rtol=1e-4)
+
+
+def test_moments_of_a_corpus_are_the_sum_over_its_documents(model: Model) -> None:
+    texts = read(model, write_documents(20))
+    settings = Settings((1,), state_rank=4)
+    whole = gather(model, texts, settings).moments[1]
+    parts = [Moments.empty(whole.columns, model.heads, texts.folds) for _ in range(3)]
+    assert sum(parts, start=parts[0]).pairs.sum() == 0
+    assert whole.folds == texts.folds
+    assert (whole.pairs > 0).all()
+
+
+def test_parts_of_the_example_add_up_to_its_energy(result: xarray.DataTree) -> None:
+    received = result["example/received"]
+    parts = received.sel(part=["rhythm", "state", "track", "nuisance", "residual"]).sum("part", skipna=False)
+    np.testing.assert_allclose(parts, received.sel(part="energy"), atol=1e-9)
+    coverage = result["example/coverage"].values
+    assert (np.isnan(received.values).all((0, 1, 2)) == (coverage == 0)).all()
+
+
+def test_the_own_surface_leaves_energies_at_rounding(model: Model) -> None:
+    made = sweep(model, read(model, write_documents(20)), reference="own", state_rank=4)
+    assert float((made["energy/rms"] / made["energy/score_rms"]).max()) <= 1e-5
+    np.testing.assert_allclose(made["reference/r2"], 1, atol=1e-6)
+
+
+def test_a_zero_surface_has_no_fit_and_leaves_the_scores(model: Model) -> None:
+    made = sweep(model, read(model, write_documents(20)), reference="zero", state_rank=4)
+    assert bool(made["reference/r2"].isnull().all())
+    np.testing.assert_array_equal(made["energy/rms"], made["energy/score_rms"])
+
+
+def test_layers_alone_give_what_they_give_together(model: Model, result: xarray.DataTree) -> None:
+    alone = sweep(model, read(model, write_documents(20)), layers=[2, 1, 2], state_rank=4)
+    assert alone["terms"].layer.values.tolist() == [1, 2]
+    xarray.testing.assert_identical(
+        alone["terms"].to_dataset(), result["terms"].to_dataset().sel(layer=[1, 2])
+    )
+
+
+def test_progress_counts_every_token(model: Model) -> None:
+    seen: dict[str, list[tuple[int, int]]] = {}
+    texts = read(model, write_documents(20))
+    sweep(
+        model,
+        texts,
+        layers=[0],
+        state_rank=4,
+        progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
+    )
+    assert seen["reference"][-1] == (texts.tokens("reference"),) * 2
+    assert seen["fit"][-1] == (texts.tokens(),) * 2
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"layers": [1, 9]}, r"layers: 9 asked, the model has 3 \(0..2\)"),
+        ({"reference": "lexicon"}, "reference: 'lexicon' is not one of"),
+        ({"state_rank": 0}, "state_rank: 0 asked"),
+        ({"state_rank": 999}, "state_rank: 999 asked"),
+        ({"micro_batch": 0}, "micro_batch: 0 asked"),
+        ({"threads": -1}, "threads: -1 asked"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_leaves_nothing(
+    model: Model, tmp_path: Path, keywords: dict, message: str
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RequestError, match=message) as caught:
+        sweep(model, read(model, write_documents(20)), out=out, **keywords)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_windows_longer_than_the_context_are_refused(model: Model) -> None:
+    texts = read(model, write_documents(20, words=900), window=2 * families.CONTEXT)
+    with pytest.raises(RequestError, match=r"window: 256 tokens asked, the model's context holds 128"):
+        sweep(model, texts)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RequestError, match="out: cannot write into"):
+        sweep(model, read(model, write_documents(20)), out=tmp_path / "file" / "out")
+
+
+def test_scores_that_are_not_numbers_stop_the_run_and_name_the_place(model: Model, tmp_path: Path) -> None:
+    texts = read(model, write_documents(20))
+    calls = 0
+
+    def spoil(_module: object, _inputs: object, scores: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls < 30:
+            return scores
+        scores = scores.clone()
+        scores[0, 2, 20, 6] = math.nan
+        return scores
+
+    handle = model.bridge.blocks[1].attn.hook_attn_scores.register_forward_hook(spoil)
+    try:
+        with pytest.raises(RunError, match=r"layer 1, head 2, window \d+ of document \d+: NaN"):
+            sweep(model, texts, reference="zero", state_rank=4, out=tmp_path)
+    finally:
+        handle.remove()
+    assert list(tmp_path.iterdir()) == []
