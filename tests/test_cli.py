@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import pydoc_data.topics
 import re
 import signal
 import subprocess
@@ -16,8 +17,8 @@ from families import build, save_tokenizer
 from rich.console import Console
 from synthetic import make_result
 
-from infodyn_interp import RequestError, RunError, __version__, results, sweeping
-from infodyn_interp.cli import main, printing
+from infodyn_interp import RequestError, RunError, __version__, models, results, sweeping
+from infodyn_interp.cli import commands, main, printing
 from infodyn_interp.cli.progress import Report
 from infodyn_interp.cli.requests import read_layers
 from infodyn_interp.cli.studies import ASIDE
@@ -161,7 +162,7 @@ def test_a_table_on_a_pipe_is_whole_and_plain(run, study):
     ("table", "width", "left_out"),
     [
         ("terms", 200, None),
-        ("terms", 80, None),
+        ("terms", 80, "more columns: in a wider terminal, or --json"),
         ("reference", 200, None),
         ("reference", 120, "more columns: in a wider terminal, or --json"),
         ("reference", 80, "intervals and more columns: in a wider terminal, or --json"),
@@ -352,6 +353,51 @@ def test_what_only_the_model_or_the_texts_can_tell_is_refused_with_nothing_writt
     assert re.search(message, err[-1])
     assert err[-1].startswith("infodyn: ")
     assert tree(tmp_path) == []
+
+
+def test_the_demo_names_every_path_it_writes_and_keeps_the_rest_for_the_reference(
+    run, model, tmp_path, monkeypatch
+):
+    topics = pydoc_data.topics.topics
+    some = {name: topics[name][:2500] for name in sorted(topics, key=lambda name: -len(topics[name]))[:14]}
+    monkeypatch.setattr(pydoc_data.topics, "topics", some)
+    monkeypatch.setattr(models, "open_model", lambda source, before=models.open_model: before(model))
+    monkeypatch.setitem(commands.DEMO, "window", 128)
+    monkeypatch.setitem(commands.DEMO, "documents", 5)
+    out = tmp_path / "demo"
+    code, printed, err = run("demo", "--out", out, "--threads", "1")
+    assert code == 0, err
+    named = [
+        line.split(maxsplit=1)[1]
+        for line in printed.splitlines()
+        if re.match(r"(texts|result|figure) +/", line)
+    ]
+    assert sorted(named) == sorted(
+        str(path) for path in out.rglob("*") if path.suffix in (".jsonl", ".nc", ".pdf", ".png")
+    )
+    assert re.fullmatch(r"\d+ s in all", printed.splitlines()[-1])
+    about = results.open_result(out).attrs
+    assert (about["documents"], about["reference_documents"]) == (5, 9)
+    texts = [json.loads(line)["text"] for line in (out / "topics.jsonl").read_text("utf-8").splitlines()]
+    assert sorted(texts) == sorted(some.values())
+
+
+def test_cost_prints_the_rows_that_json_holds(run, model):
+    words = ["cost", "--model", model, "--batch", "2", "--window", "32", "--repeats", "2", "--threads", "1"]
+    code, out, err = run(*words, "--json")
+    assert (code, err) == (0, [])
+    measured = json.loads(out)
+    assert measured["fit_over_bridge_forward"] == measured["fit_seconds"] / measured["bridge_forward_seconds"]
+    assert {"fit_over_hf_forward", "run_with_cache_over_bridge_forward", "run_with_cache_peak_mib"} < set(
+        measured
+    )
+    code, out, err = run(*words)
+    assert (code, err) == (0, [])
+    for name in measured:
+        row = name.removesuffix("_seconds")
+        if row != name:
+            assert re.search(rf"^{row.replace('_', ' ')} +[\d.]+ +[\d.]+ +[\d.]+$", out, re.MULTILINE)
+    assert re.search(r"^repeats 2$", out, re.MULTILINE)
 
 
 # Ends

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from infodyn_interp import __version__
-from infodyn_interp.cli.printing import number, show_json, show_lines, show_path
+from infodyn_interp.cli.printing import show_cost, show_json, show_lines, show_path
 from infodyn_interp.cli.requests import require_writable
 from infodyn_interp.cli.studies import ROWS, Format, draw_figures, print_table, run_study, write_manual
 from infodyn_interp.errors import RequestError
@@ -187,13 +187,11 @@ def cost(
     as_json: Json = False,
 ) -> None:
     """Measure what a fit costs over a plain forward pass, in time and memory."""
-    from infodyn_interp import models, sweeping
+    from infodyn_interp import costing, models
 
     opened = models.open_model(model)
-    measured = sweeping.measure_cost(opened, batch=batch, window=window, repeats=repeats, threads=threads)
+    measured = costing.measure_cost(opened, batch=batch, window=window, repeats=repeats, threads=threads)
     if as_json:
         show_json(measured)
-        return
-    longest = max(map(len, measured))
-    for name, value in measured.items():
-        show_lines(f"{name.replace('_', ' '):<{longest}}  {number(value)}")
+    else:
+        show_cost(measured)

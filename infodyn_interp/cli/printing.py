@@ -83,7 +83,7 @@ def _arrange(
 ) -> Table:
     names = [name for name in map(str, frame.columns) if not name.endswith(("_low", "_high"))]
     names = [name for name in names if name != "layer" and name not in aside and frame[name].notna().any()]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for name in names:
         numeric = name != "head" and frame[name].dtype.kind in "if"
         unit = units.get(name, "1")
@@ -125,6 +125,25 @@ def _cell(record: Mapping[str, object], name: str, interval: bool) -> str:
 
 def _label(name: str) -> str:
     return LABELS.get(name, name.replace("_", " "))
+
+
+def show_cost(measured: Mapping[str, float]) -> None:
+    """Print what `measure_cost` returns: a row per way to run the model, then what belongs to no row."""
+    rows = [name.removesuffix("_seconds") for name in measured if name.endswith("_seconds")]
+    columns = {"seconds": "s", "over_bridge_forward": "over bridge forward", "peak_mib": "peak (MiB)"}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for label in columns.values():
+        table.add_column(label, justify="right")
+    for row in rows:
+        table.add_row(_label(row), *(number(measured.get(f"{row}_{name}", math.nan)) for name in columns))
+    console().print(table)
+    rest = [
+        name
+        for name in measured
+        if not name.startswith(tuple(f"{row}_{end}" for row in rows for end in columns))
+    ]
+    show_lines("\n" + "\n".join(f"{_label(name)} {number(measured[name])}" for name in rest))
 
 
 def show_path(what: str, path: Path) -> None:
