@@ -1,0 +1,116 @@
+"""Maps: the energy map (layers x heads) and the track's grid (kernel width x decay)."""
+
+import numpy as np
+import seaborn
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, PowerNorm
+from matplotlib.ticker import NullLocator
+
+from infodyn_interp.figures.plates import DARK, MISSING, Plate, name_ticks, new_panels, print_settings
+from infodyn_interp.figures.selection import Chosen, choose_heads, find_group, name_missing, write_caption
+from infodyn_interp.results import Heads
+
+SHADES = seaborn.color_palette("mako_r", as_cmap=True)
+TERMS = {"rhythm": "prosody: rhythm", "state": "prosody: state", "track": "inference track"}
+
+
+@print_settings()
+def energy_map(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+    """Share of each term in every head's row-centred energy variance, layers x heads on one colour scale.
+
+    Raises RequestError for a head, a width or a group `terms` that is not there. Source: seed 1.2.
+    """
+    data = find_group(result, "terms")
+    chosen = choose_heads(data, heads)
+    columns, column = np.unique(chosen.layer, return_inverse=True)
+    rows, row = np.unique(chosen.head, return_inverse=True)
+    asked = np.zeros((len(rows), len(columns)), dtype=bool)
+    asked[row, column] = True
+    shares = {title: chosen.pick(data["share"].sel(term=term)) for term, title in TERMS.items()}
+    cells = {title: np.full(asked.shape, np.nan) for title in shares}
+    for title, share in shares.items():
+        cells[title][row, column] = share
+    plate, axes = new_panels(len(cells), 3, float(np.clip(0.09 * len(rows), 0.6, 1.5)), width)
+    _draw_maps(plate, axes, cells, "share of\nenergy variance")
+    for ax in axes:
+        name_ticks(ax.xaxis, "layer", data["layer"].values[columns].tolist(), 0.5)
+        name_ticks(ax.yaxis, "head", data["head"].values[rows].tolist(), 0.5)
+        if not asked.all():
+            blank = np.ma.masked_where(asked, asked)
+            ax.pcolormesh(blank, cmap=ListedColormap(["white"]), edgecolors="white", gid="not asked for")
+    plate.caption = write_caption(
+        result,
+        chosen,
+        "Share of each term in the row-centred energy variance of every head (share, no unit; the colour "
+        "scale is a square root). No intervals: these are the fits' point values; gains have intervals.",
+        name_missing(chosen, shares),
+    )
+    return plate
+
+
+@print_settings()
+def track_grid(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+    """Held-out gain of the inference track (share of energy variance) by kernel width and decay (tokens).
+
+    Mean over the heads of a layer, or each of the named heads. Raises RequestError as `energy_map`.
+    Source: seed 1.2.2.
+    """
+    data = find_group(result, "terms")
+    chosen = choose_heads(data, heads)
+    each = chosen.pick(data["track_gain"].transpose(..., "width", "tau"))
+    mean, usual = chosen.by_slot(each, np.ma.mean), _usual_choice(chosen, data)
+    cells = {f"kernel width w = {w:g}": mean[:, k].T for k, w in enumerate(data["width"].values)}
+    plate, axes = new_panels(len(cells), 3, 0.17 * data.sizes["tau"], width)
+    _draw_maps(plate, axes, cells, "held-out gain\n(share)")
+    for k, (ax, panel) in enumerate(zip(axes, cells.values(), strict=True)):
+        row, column = np.nonzero(panel <= 0)
+        ax.scatter(column + 0.5, row + 0.5, marker="_", s=8, color=DARK, linewidths=0.6, gid="no gain")
+        here = np.flatnonzero(usual[:, 0] == k)
+        dots = ax.scatter(here + 0.5, usual[here, 1] + 0.5, s=7, color="white", gid="usual choice")
+        dots.set(edgecolor="black", linewidth=0.5)
+        name_ticks(ax.xaxis, chosen.axis, chosen.slots, 0.5)
+        name_ticks(ax.yaxis, "τ (tokens)", [f"{tau:g}" for tau in data["tau"].values], 0.5)
+    plate.caption = write_caption(
+        result,
+        chosen,
+        "Held-out gain of the inference track over kernel width w (no unit) and decay τ (tokens), "
+        f"{'mean over the heads of a layer' if heads is None else 'by head'} (share of held-out row-centred "
+        "energy variance; the colour scale is a square root). No intervals here. Dash: no gain. Dot: the "
+        "(w, τ) that the fits chose for the most heads of the column.",
+        name_missing(chosen, {"inference track": each}),
+    )
+    return plate
+
+
+def _draw_maps(plate: Plate, axes: list[Axes], cells: dict[str, np.ndarray], label: str) -> None:
+    """One map a panel on one colour scale; what is not estimable lets the hatched ground through."""
+    known = np.concatenate([panel[np.isfinite(panel)] for panel in cells.values()])
+    top = max(float(known.max(initial=0)), 1e-4)
+    norm = PowerNorm(0.5, 0, top, clip=True)
+    for ax, (title, panel) in zip(axes, cells.items(), strict=True):
+        ax.patch.set(**MISSING)
+        # Lines between the cells of a crowded map would cover them; without any, viewers show hairlines.
+        lines = "white" if panel.shape[0] <= 16 and panel.shape[1] <= 36 else "face"
+        shown = np.ma.masked_invalid(panel)
+        mesh = ax.pcolormesh(shown, cmap=SHADES, norm=norm, edgecolors=lines, linewidth=0.2, gid="map")
+        ax.set_title(title)
+    ticks = [0.0]
+    for tick in (step * 10.0**power for power in range(-6, 1) for step in (1, 2, 5)):
+        if tick <= top and np.sqrt(tick) - np.sqrt(ticks[-1]) >= 0.16 * np.sqrt(top):
+            ticks.append(tick)
+    bar = plate.colorbar(mesh, ax=axes, ticks=ticks, format=lambda tick, _: f"{tick:g}", pad=0.02, aspect=25)
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.set_label(label)
+
+
+def _usual_choice(chosen: Chosen, data: xarray.Dataset) -> np.ndarray:
+    """Indices (width, tau) that the most heads of each column chose, [column, 2]; -1 where none could."""
+    near = {}
+    for dim in ("width", "tau"):
+        near[dim] = np.asarray(np.isclose(chosen.pick(data[f"{dim}_chosen"])[:, None], data[dim].values))
+    votes = near["width"][:, :, None] & near["tau"][:, None, :]
+    sums = np.array([votes[chosen.slot == slot].sum(axis=0) for slot in range(len(chosen.slots))])
+    best = np.stack(np.unravel_index(sums.reshape(len(sums), -1).argmax(axis=1), sums.shape[1:]), axis=1)
+    best[sums.sum(axis=(1, 2)) == 0] = -1
+    return best

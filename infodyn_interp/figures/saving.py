@@ -1,0 +1,58 @@
+"""Write the figures of a result, each with its caption."""
+
+from pathlib import Path
+
+import xarray
+
+from infodyn_interp.errors import RequestError
+from infodyn_interp.figures.example import landscape
+from infodyn_interp.figures.intervals import gain, reference_fit
+from infodyn_interp.figures.maps import energy_map, track_grid
+from infodyn_interp.figures.plates import Plate
+from infodyn_interp.figures.selection import choose_heads, find_group, most_gain
+from infodyn_interp.results import Heads
+
+# A date in the file would make two equal figures differ.
+DATELESS: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
+BY_LAYER = {energy_map: "terms", gain: "terms", track_grid: "terms", reference_fit: "reference"}
+
+
+def save_all(
+    result: xarray.DataTree,
+    folder: str | Path,
+    format: str = "pdf",  # noqa: A002 (the word of the command line)
+    width: str = "column",
+    heads: Heads = None,
+) -> list[Path]:
+    """Write every figure whose group the result has, its caption beside it as .txt; returns their paths.
+
+    The landscape is drawn for each of `heads`, or for the head whose prosody gains most.
+    All are drawn before the first is written. Raises RequestError for what the figures refuse, an unknown
+    format, a result without any of the groups, and a folder that cannot be written.
+    """
+    if format not in DATELESS:
+        raise RequestError(f"figures cannot be written as '{format}': take {', '.join(DATELESS)}")
+    plates: dict[str, Plate] = {}
+    for draw, group in BY_LAYER.items():
+        if group in result.children:
+            plates[draw.__name__] = draw(result, heads=heads, width=width)
+    if "example" in result.children:
+        every = choose_heads(find_group(result, "example"), heads).heads
+        for head in every if heads is not None else [most_gain(result)]:
+            plates[f"landscape_{head}"] = landscape(result, head, width=width)
+    if not plates:
+        raise RequestError("the result has no group that a figure shows: draw the result of a sweep")
+    folder = Path(folder)
+    written = [folder / f"{name}.{format}" for name in plates]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, plate in zip(written, plates.values(), strict=True):
+            plate.savefig(path, format=format, metadata=DATELESS[format])
+            path.with_name(f"{path.name.removesuffix('.' + format)}.txt").write_text(
+                plate.caption + "\n", "utf-8"
+            )
+    except OSError as error:
+        raise RequestError(
+            f"cannot write figures to {folder} ({error.strerror}): name another folder"
+        ) from None
+    return written
