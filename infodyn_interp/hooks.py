@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -80,6 +80,7 @@ class Checked:
     zero_share: float
 
 
+@runtime_checkable
 class HasTokens(Protocol):
     """A batch of windows, as `texts.Batch`."""
 

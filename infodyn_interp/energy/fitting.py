@@ -11,6 +11,7 @@ import numpy as np
 import scipy.linalg
 import scipy.stats
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.energy.terms import Columns
@@ -141,6 +142,7 @@ class _System:
         return out
 
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # thousands of small factorisations: threads would only wait
 def fit(moments: Moments) -> Fit:
     """Fit P, T and N to one layer's moments, on all folds and with each left out (seed 1.2; science: terms, verdicts).
 

@@ -269,16 +269,18 @@ class WindowAlgebra:
         mask = self._mask[dtype]
         z = states.to(dtype)
         left = torch.cat([z, torch.ones_like(z[..., :1])], -1).transpose(1, 2)
+        components = left.shape[1]
         products = z.new_zeros(windows, maps, maps, dtype=torch.float64)
         lag_sums = z.new_zeros(windows, maps, length, dtype=torch.float64)
-        sums = z.new_zeros(windows, maps, left.shape[1], length, dtype=torch.float64)
+        sums = z.new_zeros(windows, maps, components, length, dtype=torch.float64)
         for block in row_blocks(z, self.support.first_key):
             rows, keys = slice(block.first, block.last), slice(0, block.last)
             here = mask[rows, keys]
             guarded = z.new_empty(windows, maps, block.last - block.first + 1, block.last)
             guarded[:, :, 0] = 0  # a diagonal read past a row's first key lands in the row before
             dense = guarded[:, :, 1:]
-            torch.mul(block.maps, here, out=dense[:, :KERNEL_MAPS])
+            torch.mul(block.kernels, here, out=dense[:, : len(WIDTHS)])
+            torch.mul(block.tracks, here, out=dense[:, len(WIDTHS) : KERNEL_MAPS])
             energy = dense[:, KERNEL_MAPS:]
             if reference is None:
                 torch.mul(scores[:, :, rows, keys], -here, out=energy)
@@ -289,7 +291,10 @@ class WindowAlgebra:
             dense.addcmul_(mean[..., None], here, value=-1)
             flat = guarded.flatten(2)
             products += flat @ flat.transpose(1, 2)
-            sums[..., keys] += left[:, None, :, rows] @ dense
+            # the guard row takes part with weight 0: without it the product would copy every map
+            weights = torch.nn.functional.pad(left[..., rows], (1, 0))[:, None].expand(-1, maps, -1, -1)
+            weighed = weights.flatten(0, 1) @ guarded.flatten(0, 1)
+            sums[..., keys] += weighed.view(windows, maps, components, block.last)
             lag_sums[..., keys] += _diagonal_sums(guarded)
         return _DenseGram(products, lag_sums @ self._lag_bins), sums
 

@@ -7,7 +7,7 @@ gives the mean attention input of every token type; the layer's own attention mo
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.cluster.vq
@@ -172,6 +172,7 @@ def fit_basis(states: Float[np.ndarray, "state direction"], rank: int, seed: int
     )
 
 
+@runtime_checkable
 class Reference(Protocol):
     """A strategy for surface scores. Add your own to `REFERENCES` under a name and ask for it by that name.
 

@@ -211,14 +211,12 @@ def _square_distances(
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Queries `first <= t < last` with keys `0 <= j < last`: kernels and tracks there.
-
-    `maps` is `[window, width * (1 + tau), query, key]`: kernels by width, then tracks by width and tau.
-    """
+    """Queries `first <= t < last` with keys `0 <= j < last`: kernels by width, tracks by width and tau there."""
 
     first: int
     last: int
-    maps: Float[Tensor, "window map query key"]
+    kernels: Float[Tensor, "window width query key"]
+    tracks: Float[Tensor, "window track query key"]
 
 
 def row_blocks(
@@ -241,9 +239,17 @@ def row_blocks(
         within, onward, fading = _decays(last - first, past.dtype, past.device)
         rows = past[..., first:last, :]
         known = torch.cat([rows[..., :last], left[..., :last]], -2)
-        tracks = (within @ known).view(windows, -1, last - first, last)
-        yield RowBlock(first, last, torch.cat([similar[..., first:last, :last], tracks], 1))
-        left = onward @ rows + fading[:, None] * left
+        tracks = _each(within, known).view(windows, -1, last - first, last)
+        yield RowBlock(first, last, similar[..., first:last, :last], tracks)
+        left = _each(onward, rows).add_(fading[:, None] * left)
+
+
+def _each(
+    matrix: Float[Tensor, "out inner"], maps: Float[Tensor, "window width inner key"]
+) -> Float[Tensor, "window width out key"]:
+    """`matrix @ maps` as one batched product: torch would fold the maps into one matrix and copy them twice."""
+    batch = maps.reshape(-1, *maps.shape[2:])
+    return torch.bmm(matrix.expand(len(batch), -1, -1), batch).view(*maps.shape[:2], *matrix.shape[:1], -1)
 
 
 @lru_cache(maxsize=32)
@@ -278,9 +284,9 @@ def pair_columns(
     products = torch.einsum("wta,wjb->wabtj", states, states)
     dense[:, columns.blocks["bilinear"]] = products.flatten(1, 2)
     for block in row_blocks(states, support.first_key):
-        maps, rows = block.maps, slice(block.first, block.last)
-        dense[:, columns.blocks["kernels"], rows, : block.last] = maps[:, : len(WIDTHS)]
-        dense[:, columns.blocks["track"], rows, : block.last] = maps[:, len(WIDTHS) :]
+        rows, keys = slice(block.first, block.last), slice(0, block.last)
+        dense[:, columns.blocks["kernels"], rows, keys] = block.kernels
+        dense[:, columns.blocks["track"], rows, keys] = block.tracks
     return dense * support.mask
 
 

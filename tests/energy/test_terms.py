@@ -58,7 +58,7 @@ def test_kernels_and_tracks_follow_their_formulas(window: int, rank: int) -> Non
     for place, width in enumerate(WIDTHS):
         np.testing.assert_allclose(similar[place], oracle.kernel(states, width), atol=1e-12)
     for block in row_blocks(torch.tensor(states)[None]):
-        maps = block.maps[0, len(WIDTHS) :].numpy()
+        maps = block.tracks[0].numpy()
         for place, (width, tau) in enumerate((w, tau) for w in WIDTHS for tau in TAUS):
             expected = oracle.track(states, width, tau)[block.first : block.last, : block.last]
             np.testing.assert_allclose(maps[place], expected, atol=1e-12)
