@@ -1,5 +1,8 @@
 """Read weights into a Hugging Face module with eager attention, and the tokenizer that lies beside them."""
 
+import contextlib
+import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -24,7 +27,8 @@ def read_weights(
     """
     keywords: dict[str, Any] = {**weights.keywords, "trust_remote_code": trust_remote_code}
     # Progress bars are kept where there is a download to wait for.
-    with quiet(bars=not weights.keywords.get("local_files_only", False)):
+    bars = not weights.keywords.get("local_files_only", False)
+    with quiet(bars=bars), _parsed_once() if "gguf_file" in keywords else contextlib.nullcontext():
         with one_line(weights.name, "read its configuration"):
             config = AutoConfig.from_pretrained(weights.location, **keywords)
         architecture, adapter = choose_adapter(weights.name, config)
@@ -42,3 +46,18 @@ def read_weights(
     if missing:
         raise RequestError(f"{weights.name}: {len(missing)} weights are missing: {some(missing)}")
     return module, tokenizer
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Parse a `.gguf` file and build its table of names once each, not three times and for every module."""
+    import gguf
+
+    makers = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    try:
+        for name, make in makers.items():
+            setattr(gguf, name, functools.cache(make))
+        yield
+    finally:
+        for name, make in makers.items():
+            setattr(gguf, name, make)
