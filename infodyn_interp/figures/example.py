@@ -93,6 +93,7 @@ def landscape(
         borderpad=0.2,
     )
     missing = np.flatnonzero(np.isnan(received).any(axis=0))
+    sizes = np.ma.sqrt(np.ma.masked_invalid(received**2).mean(axis=1)).filled(np.nan)
     plate.caption = write_caption(
         result,
         chosen,
@@ -100,7 +101,9 @@ def landscape(
         "window: the mean energy that each token receives as key from the queries that see it, and the parts "
         "it is the sum of (nats, one scale for all panels). Low energy attracts attention: below 0 a token "
         "draws more of it than its rows' average, above 0 less. One window, so no intervals. ␣ is a space, "
-        "⏎ a line break, × a count of repeats, □ a character that the figure's fonts lack.",
+        "⏎ a line break, ∅ no text, × a count of repeats, □ a character that the figure's fonts lack.",
+        "Root mean square over these tokens (nats): "
+        f"{', '.join(f'{part} {size:.2g}' for part, size in zip(parts, sizes, strict=True))}.",
         f"Hatched, not estimable: {count(missing, 'token')} that no query sees." if len(missing) else "",
     )
     return plate
@@ -142,7 +145,7 @@ def _token_fonts() -> dict[str, frozenset[int]]:
 
 def _show_piece(piece: str) -> str:
     """A token as it can be printed: whitespace by signs, long runs and pieces cut, □ for what no font has."""
-    text = re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", piece, flags=re.DOTALL)
+    text = re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", piece or "∅", flags=re.DOTALL)
     text = text.translate(WHITESPACE)
     if len(text) > LONGEST_PIECE:
         text = text[: LONGEST_PIECE - 1] + "…"

@@ -174,6 +174,6 @@ def _off_scale(count: int) -> str:
 def _explain(chosen: Chosen, level: str) -> str:
     line = " Black line: median over the heads of a layer." if chosen.axis == "layer" else ""
     return (
-        "Dot and line: a head and its 95 % interval (jackknife over documents), dark where the interval "
+        "Dot and line: a head and its 95 % interval (t, over folds of documents), dark where the interval "
         f"leaves out {level}, pale where it does not; not corrected for the number of heads.{line}"
     )

@@ -42,8 +42,8 @@ def energy_map(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     plate.caption = write_caption(
         result,
         chosen,
-        "Share of each term in the row-centred energy variance of every head (share, no unit; the colour "
-        "scale is a square root). No intervals: these are the fits' point values; gains have intervals.",
+        "Share of each fitted term (the track's within keys) in the row-centred energy variance of every "
+        "head (share, no unit; the colour scale is a square root). No intervals: these are point values.",
         name_missing(chosen, shares),
     )
     return plate
