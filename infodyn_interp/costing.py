@@ -118,7 +118,7 @@ def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[
 
     def forward(keep: int) -> object:
         with torch.inference_mode():
-            return bridge(tokens, use_cache=False, logits_to_keep=keep)
+            return bridge(tokens, use_cache=False, output_attentions=False, logits_to_keep=keep)
 
     def own_forward() -> object:
         with torch.inference_mode(), unbridged(bridge) as module:

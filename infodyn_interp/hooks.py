@@ -216,7 +216,10 @@ def _tokens(batch: Batch, model: Model) -> tuple[Int[Tensor, "window key"], Tens
 
 def _forward(model: Model, tokens: Tensor, attention_mask: Tensor | None, keep: int) -> Tensor:
     keywords: dict[str, Any] = {} if attention_mask is None else {"attention_mask": attention_mask}
-    logits = model.bridge(tokens, use_cache=False, logits_to_keep=keep, **keywords)
+    # a bridge may have been built to collect every pattern: that would hold them all
+    logits = model.bridge(
+        tokens, use_cache=False, output_attentions=False, logits_to_keep=keep, **keywords
+    )
     expected = keep or tokens.shape[1]
     # keyword arguments a model does not know are swallowed on the way
     return logits if logits.shape[1] == expected else logits[:, -expected:]
@@ -241,7 +244,7 @@ class _Crop:
         length = int(lengths[0])
         spans = torch.arange(padded, device=real.device)
         solid = (spans >= starts[:, None]) & (spans < starts[:, None] + length)
-        if not bool((solid == real).all()):
+        if not bool((lengths == length).all() and (solid == real).all()):
             raise RequestError("windows of one batch must have the same number of tokens, without gaps")
         return cls(tuple(starts.tolist()), length, padded)
 
@@ -275,7 +278,7 @@ class _Reader:
         self._layer, self._wants, self._crop, self._visit = layer, wants, crop, visit
         self._from_pattern = checked.score_source[layer] == "log_pattern"
         self._mask = causal_mask(crop.length, checked.reach[layer], model.device)
-        self._dtype = model.dtype
+        self._dtype, self._head_width = model.dtype, model.head_width
         self._seen: dict[str, Tensor] = {}
         self._fired: dict[str, int] = dict.fromkeys(wants, 0)
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -344,6 +347,8 @@ class _Reader:
         seen = dict(self._seen)
         self._seen.clear()
         scores = self._scores(seen.pop("scores"))
+        if "values" in seen and seen["values"].ndim == 3:
+            seen["values"] = seen["values"].unflatten(-1, (-1, self._head_width))
         self._visit(
             Layer(index=self._layer, scores=scores, mask=self._mask, look_again=self._look_again, **seen)
         )

@@ -151,6 +151,7 @@ def gather(
     texts: Texts,
     settings: Settings,
     *,
+    checked: Checked | None = None,
     clock: Clock | None = None,
     progress: Progress | None = None,
     folder: str | Path | None = None,
@@ -159,6 +160,7 @@ def gather(
 
     Args:
         model, texts, settings: as in `sweep`.
+        checked: a check of this model on windows of this length, where its scores were bent on purpose since.
         clock: filled stage by stage.
         progress: called with stage, tokens done, tokens in all.
         folder: where the survey's table lies while the run lasts; the system's place for such files by default.
@@ -169,7 +171,7 @@ def gather(
     clock = clock or Clock()
     report = progress or (lambda stage, done, total: None)
     with torch_threads(settings.threads), tempfile.TemporaryDirectory(dir=folder, prefix="survey-") as scratch:
-        checked = check(model, next(texts.batches(settings.micro_batch)))
+        checked = checked or check(model, next(texts.batches(settings.micro_batch)))
         strategy = choose_reference(settings.reference)
         with clock.stage("reference", texts.tokens("reference")):
             means = _survey(model, texts, settings, strategy, checked, Path(scratch), report)

@@ -1,7 +1,5 @@
 """Every supported family, tiny and offline: its scores are read, its own surface leaves nothing, a track comes back."""
 
-import copy
-
 import families
 import numpy as np
 import oracle
@@ -19,7 +17,8 @@ from infodyn_interp.sweeping import Settings, gather
 from infodyn_interp.texts import Texts, read_texts
 
 WINDOW = 48
-WIDTH, TAU, SHARE = 0.4, 8.0, 0.3
+WIDTH, TAU = 0.4, 8.0
+SHARE = 0.5  # of little text: the rest of a tiny model's energy moves a slope by a few per cent
 PLACE = WIDTHS.index(WIDTH) * len(TAUS) + TAUS.index(TAU)
 PROBABILITIES = ("opt", "gptj")  # their score hook carries probabilities
 
@@ -32,8 +31,8 @@ def tiny(name: str, tokenizer: object, dtype: torch.dtype = torch.float32) -> Mo
 def texts(tiny_tokenizer: object) -> Texts:
     draw = np.random.default_rng(0)
     words = "the clock kept its own time and nobody waved . , why would they ? it was raining \n numbers 1 42".split(" ")
-    documents = [" ".join(draw.choice(words, 150)) for _ in range(20)]
-    return read_texts(documents, tiny_tokenizer, window=WINDOW, windows_per_document=4, reference_documents=8)
+    documents = [" ".join(draw.choice(words, 300)) for _ in range(32)]
+    return read_texts(documents, tiny_tokenizer, window=WINDOW, windows_per_document=6, reference_documents=8)
 
 
 @pytest.mark.parametrize("family", families.NAMES)
@@ -89,7 +88,7 @@ def test_a_planted_track_comes_back(family: str, tiny_tokenizer: object, texts: 
     }
     source = clean.checked.score_source[layer]
     with planting.planted(model, layer, energies, source):
-        again = gather(model, texts, copy.copy(settings))
+        again = gather(model, texts, settings, checked=clean.checked)
     after = fit(again.moments[layer])
     truth = np.zeros(before.coefficient.T.shape)
     truth[before.columns.blocks["track"].start + PLACE] = -factor

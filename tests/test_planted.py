@@ -55,7 +55,7 @@ class Bench:
             for window, field in zip(self.windows, fields, strict=True)
         }
         with planting.planted(self.model, layer, energies):
-            again = gather(self.model, self.texts, Settings((layer,)))
+            again = gather(self.model, self.texts, Settings((layer,)), checked=self.clean.checked)
         return again.moments[layer], fit(again.moments[layer]), factor
 
 
@@ -96,14 +96,21 @@ def slope(
 ) -> np.ndarray:
     """Slope of (recovered - clean) on the planted field, by head, each fold by coefficients that never saw it.
 
-    `recovered`, `clean`: `[fold, head, column]`; `truth`: `[column, head]`.
+    `recovered`, `clean`: `[fold, head, column]`; `truth`: `[column, head]`. Within keys, fields are compared by what the
+    nuisance leaves of them: tracks of neighbouring widths differ by their shares of the kernels.
     """
+    n = moments.columns.nuisance.stop
+    whole = moments.total.gram(0, gauge)
+    taken = np.linalg.solve(whole[:n, :n] + 1e-6 * np.diag(np.maximum(whole.diagonal()[:n], 1)), whole[:n])
     over, under = 0.0, 0.0
     for fold in range(moments.folds):
         gram = moments.gram(fold, gauge)
-        beta = (recovered - clean)[fold].T[: len(gram)]
-        over = over + (truth[: len(gram)] * (gram @ beta)).sum(0)
-        under = under + (truth[: len(gram)] * (gram @ truth[: len(gram)])).sum(0)
+        if gauge == "within":
+            crossed = taken.T @ gram[:n]
+            gram = gram - crossed - crossed.T + taken.T @ gram[:n, :n] @ taken
+        beta, planted = (recovered - clean)[fold].T[: len(gram)], truth[: len(gram)]
+        over = over + (planted * (gram @ beta)).sum(0)
+        under = under + (planted * (gram @ planted)).sum(0)
     return over / under
 
 
