@@ -400,6 +400,22 @@ def test_cost_prints_the_rows_that_json_holds(run, model):
     assert re.search(r"^repeats 2$", out, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.12345, "0.123"),
+        (-0.0004, "0.000"),
+        (-0.0006, "-0.001"),
+        (8.0, "8"),
+        (1234.5, "1,234"),
+        (np.nan, "-"),
+        (3, "3"),
+    ],
+)
+def test_numbers_read_plainly(value, text):
+    assert printing.number(value) == text
+
+
 # Ends
 
 

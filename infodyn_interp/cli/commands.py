@@ -169,6 +169,7 @@ def demo(
         model={"source": "demo"},
         texts={"source": texts, **DEMO},
         settings={"threads": threads},
+        rows=ROWS,
         rest_is_reference=True,
     )
     show_path("texts", texts)

@@ -113,7 +113,10 @@ def number(value: object, decimals: int = 3) -> str:
         return str(value)
     if math.isnan(value):
         return NOTHING
-    return f"{value:,.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.{decimals}f}"
+    if value.is_integer() or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 def _cell(record: Mapping[str, object], name: str, interval: bool) -> str:

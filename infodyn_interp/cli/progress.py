@@ -55,6 +55,7 @@ class Report:
             self._bar.update(self._tasks[stage], completed=done, total=total or None, tokens=words)
         elif now - self._spoken >= self._every or (done >= total > 0 and now - start >= 1):
             self._spoken = now
+            pace = f", {speed:,.0f} tokens/s" if speed > 0 else ""
             left = f", {(total - done) / speed:,.0f} s left" if speed > 0 and done < total else ""
-            line = f"{stage}: {done:,} of {total:,} tokens, {speed:,.0f} tokens/s{left}"
+            line = f"{stage}: {done:,} of {total:,} tokens{pace}{left}"
             self._console.print(line, markup=False)

@@ -30,6 +30,7 @@ def run_study(
     settings: dict[str, Any],
     layers: str | None = None,
     heads: str | None = None,
+    rows: int | None = None,
     as_json: bool = False,
     rest_is_reference: bool = False,
 ) -> "xarray.DataTree":
@@ -37,7 +38,7 @@ def run_study(
 
     Args:
         model, texts, settings: arguments of `open_model`, `read_texts` and `sweep`; None is their default.
-        layers, heads: as on the command line.
+        layers, heads, rows: as on the command line.
         rest_is_reference: documents that are not fitted are all the reference's.
     """
     listed = read_layers(layers)
@@ -68,7 +69,7 @@ def run_study(
         result = sweeping.sweep(opened, read, layers=chosen, out=out, progress=report, **_given(settings))
     if before is not None and before.attrs["run_digest"] == result.attrs["run_digest"]:
         show_lines(f"{out}: the result of this run was already there", stderr=True)
-    print_table(result, "terms", heads=heads, as_json=as_json, summarise=True)
+    print_table(result, "terms", heads=heads, rows=rows, as_json=as_json, summarise=True)
     if not as_json:
         show_path("result", out / results.FILE)
     return result
