@@ -77,7 +77,13 @@ def measure_cost(
     out |= {f"{name}_seconds": value for name, value in medians.items()}
     out |= {f"{name}_peak_mib": value for name, value in peaks.items()}
     out["fit_peak_over_forward_mib"] = peaks["fit_with_reference"] - peaks["bridge_forward"]
-    out |= {"batch": batch, "window": window, "state_rank": state_rank, "repeats": repeats, "threads": threads}
+    out |= {
+        "batch": batch,
+        "window": window,
+        "state_rank": state_rank,
+        "repeats": repeats,
+        "threads": threads,
+    }
     return out
 
 
@@ -101,7 +107,9 @@ def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[
     capture(model, tokens, lambda layer: means.add(layer.index, layer.attention_input), checked=checked)
     means.finish()
     bases = {layer: means.basis(layer, state_rank, 0) for layer in settings.layers}
-    prosody = Prosody(read_pieces(model.tokenizer) if model.tokenizer is not None else [""] * bridge.cfg.d_vocab)
+    prosody = Prosody(
+        read_pieces(model.tokenizer) if model.tokenizer is not None else [""] * bridge.cfg.d_vocab
+    )
 
     def measurement(reference: str) -> Measurement:
         strategy = choose_reference(reference)

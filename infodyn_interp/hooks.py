@@ -129,10 +129,13 @@ def capture(
     if checked is None:
         checked = check(model, crop(tokens))
     if checked.window != crop.length:
-        raise RequestError(f"checked windows have {checked.window} tokens, these have {crop.length}: check again")
+        raise RequestError(
+            f"checked windows have {checked.window} tokens, these have {crop.length}: check again"
+        )
     with torch.inference_mode(), ExitStack() as stack:
         readers = [
-            stack.enter_context(_reading(model, layer, {*ALWAYS, *wants}, checked, crop, visit)) for layer in chosen
+            stack.enter_context(_reading(model, layer, {*ALWAYS, *wants}, checked, crop, visit))
+            for layer in chosen
         ]
         logits = _forward(model, tokens, attention_mask, logits_to_keep)
         for reader in readers:
@@ -169,7 +172,9 @@ def check(model: Model, batch: Batch) -> Checked:
         )
     missing = sorted(set(range(model.layers)) - set(found))
     if missing:
-        raise RunError(f"{model.name}: layer {missing[0]} hands out no attention (flash-only or linear attention)")
+        raise RunError(
+            f"{model.name}: layer {missing[0]} hands out no attention (flash-only or linear attention)"
+        )
     rows = [found[layer] for layer in range(model.layers)]
     return Checked(
         window=tokens.shape[1],
@@ -196,7 +201,9 @@ def choose_layers(model: Model, layers: Iterable[int] | None) -> tuple[int, ...]
     return chosen
 
 
-def causal_mask(window: int, reach: int | None, device: torch.device | None = None) -> Bool[Tensor, "query key"]:
+def causal_mask(
+    window: int, reach: int | None, device: torch.device | None = None
+) -> Bool[Tensor, "query key"]:
     """Keys each query can see: itself and those before it, within `reach` where there is one."""
     lag = torch.arange(window, device=device)[:, None] - torch.arange(window, device=device)
     return (lag >= 0) & (lag < (window if reach is None else reach))
@@ -217,9 +224,7 @@ def _tokens(batch: Batch, model: Model) -> tuple[Int[Tensor, "window key"], Tens
 def _forward(model: Model, tokens: Tensor, attention_mask: Tensor | None, keep: int) -> Tensor:
     keywords: dict[str, Any] = {} if attention_mask is None else {"attention_mask": attention_mask}
     # a bridge may have been built to collect every pattern: that would hold them all
-    logits = model.bridge(
-        tokens, use_cache=False, output_attentions=False, logits_to_keep=keep, **keywords
-    )
+    logits = model.bridge(tokens, use_cache=False, output_attentions=False, logits_to_keep=keep, **keywords)
     expected = keep or tokens.shape[1]
     # keyword arguments a model does not know are swallowed on the way
     return logits if logits.shape[1] == expected else logits[:, -expected:]
@@ -272,7 +277,13 @@ class _Reader:
     """One layer's hooks during one forward pass: gathers what was declared, then calls the visitor once."""
 
     def __init__(
-        self, model: Model, layer: int, wants: set[str], checked: Checked, crop: _Crop, visit: Callable[[Layer], None]
+        self,
+        model: Model,
+        layer: int,
+        wants: set[str],
+        checked: Checked,
+        crop: _Crop,
+        visit: Callable[[Layer], None],
     ) -> None:
         self._block = model.bridge.blocks[layer]
         self._layer, self._wants, self._crop, self._visit = layer, wants, crop, visit
@@ -284,7 +295,9 @@ class _Reader:
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self._looking = False
         # the visitor is called as soon as the last declared tensor is known
-        self._last = next((name for name in ("residual_out", "mlp_out", "mlp_in") if name in wants), "attention")
+        self._last = next(
+            (name for name in ("residual_out", "mlp_out", "mlp_in") if name in wants), "attention"
+        )
 
     def hooks(self) -> Iterator[Any]:
         """Register every declared hook."""
@@ -357,7 +370,9 @@ class _Reader:
     def _scores(self, raw: Tensor) -> Tensor:
         return log_pattern(raw) if self._from_pattern else raw
 
-    def _look_again(self, states: Float[Tensor, "window key direction"]) -> Float[Tensor, "window head query key"]:
+    def _look_again(
+        self, states: Float[Tensor, "window key direction"]
+    ) -> Float[Tensor, "window head query key"]:
         if self._call is None:
             raise RunError("look_again is only alive while its layer is visited")
         if self._crop.length != self._crop.padded:
@@ -388,14 +403,18 @@ class _Reader:
         finally:
             self._looking = False
         if len(found) != 1:
-            raise RunError(f"layer {self._layer}: the second look saw {len(found)} score arrays where it expects one")
+            raise RunError(
+                f"layer {self._layer}: the second look saw {len(found)} score arrays where it expects one"
+            )
         return self._scores(self._crop(found[0], 2, 3))
 
     def finish(self) -> None:
         """Every declared hook must have fired exactly once."""
         wrong = [f"{name} {count} times" for name, count in self._fired.items() if count != 1]
         if wrong:
-            raise RunError(f"layer {self._layer}: hooks must fire once a forward pass, but {', '.join(wrong)} did")
+            raise RunError(
+                f"layer {self._layer}: hooks must fire once a forward pass, but {', '.join(wrong)} did"
+            )
         if self._call is not None:
             raise RunError(f"layer {self._layer} was never handed over: {self._last} did not come last")
 
@@ -431,7 +450,9 @@ def refuse_nan(where: str, scores: Float[Tensor, "window head query key"]) -> No
     # a sum is NaN if any of its parts is, and dear to nothing: the search is for the message
     if torch.isnan(scores.sum()) and (found := torch.isnan(scores).nonzero()).numel():
         window, head = found[0, :2].tolist()
-        raise RunError(f"{where}, head {head}, window {window} of the batch: NaN in its scores; try dtype float32")
+        raise RunError(
+            f"{where}, head {head}, window {window} of the batch: NaN in its scores; try dtype float32"
+        )
 
 
 def log_pattern(pattern: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -451,7 +472,9 @@ def _comparing(
         scores.append(output)
 
     def on_pattern(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        found[layer] = _compare(f"{model.name}: layer {layer}", scores.pop() if scores else None, output, bound)
+        found[layer] = _compare(
+            f"{model.name}: layer {layer}", scores.pop() if scores else None, output, bound
+        )
 
     def on_output(_module: nn.Module, _inputs: Any, _output: Any) -> None:
         scores.clear()
@@ -463,7 +486,9 @@ def _comparing(
         yield
 
 
-def _compare(where: str, scores: Tensor | None, pattern: Tensor, bound: float) -> tuple[str, int | None, float, float]:
+def _compare(
+    where: str, scores: Tensor | None, pattern: Tensor, bound: float
+) -> tuple[str, int | None, float, float]:
     """Score source, reach, difference and share of underflowed probabilities of one layer."""
     pattern = pattern.float()
     window = pattern.shape[-1]
@@ -493,5 +518,7 @@ def _reach(where: str, visible: Bool[Tensor, "window head query key"]) -> int | 
     mask = visible[0, 0]
     reach = int(mask[-1].sum())
     if not bool((visible == causal_mask(window, reach, visible.device)).all()):
-        raise RunError(f"{where}: its attention mask is neither causal nor a causal sliding window; it cannot be read")
+        raise RunError(
+            f"{where}: its attention mask is neither causal nor a causal sliding window; it cannot be read"
+        )
     return None if reach >= window else reach

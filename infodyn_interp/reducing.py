@@ -56,8 +56,12 @@ def _interval(
 ) -> dict[str, xarray.Variable]:
     out = {
         name: _label(dims, estimate.value, unit, words),
-        f"{name}_low": _label(dims, estimate.low, unit, f"{words}, lower end of the 95 % interval over documents"),
-        f"{name}_high": _label(dims, estimate.high, unit, f"{words}, upper end of the 95 % interval over documents"),
+        f"{name}_low": _label(
+            dims, estimate.low, unit, f"{words}, lower end of the 95 % interval over documents"
+        ),
+        f"{name}_high": _label(
+            dims, estimate.high, unit, f"{words}, upper end of the 95 % interval over documents"
+        ),
     }
     if t:
         out[f"{name}_t"] = _label(dims, estimate.t, "1", f"t of {words} over documents")
@@ -67,7 +71,10 @@ def _interval(
 def _of(layers: Sequence[int], estimates: Mapping[int, Estimate]) -> Estimate:
     """Estimates of the layers, layer first."""
     return Estimate(
-        *(np.stack([getattr(estimates[layer], part) for layer in layers]) for part in ("value", "low", "high", "t"))
+        *(
+            np.stack([getattr(estimates[layer], part) for layer in layers])
+            for part in ("value", "low", "high", "t")
+        )
     )
 
 
@@ -136,11 +143,20 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
         "track_gain": _label(
             ("layer", "width", "tau", "head"), grid, "1", "held-out share of each track over nuisance"
         ),
-        "width_chosen": _label(GRID, np.array(WIDTHS)[chosen // len(TAUS)], "1", "kernel width of the chosen track"),
-        "tau_chosen": _label(GRID, np.array(TAUS)[chosen % len(TAUS)], "tokens", "memory of the chosen track"),
+        "width_chosen": _label(
+            GRID, np.array(WIDTHS)[chosen // len(TAUS)], "1", "kernel width of the chosen track"
+        ),
+        "tau_chosen": _label(
+            GRID, np.array(TAUS)[chosen % len(TAUS)], "tokens", "memory of the chosen track"
+        ),
         "width_stable": _label(GRID, agree, "1", "share of folds that choose the same width and memory"),
     }
-    named = {"term": list(TERMS), "fold": np.arange(by_fold.shape[1]), "width": list(WIDTHS), "tau": list(TAUS)}
+    named = {
+        "term": list(TERMS),
+        "fold": np.arange(by_fold.shape[1]),
+        "width": list(WIDTHS),
+        "tau": list(TAUS),
+    }
     return xarray.Dataset(variables, coords=named).transpose("layer", "head", ...)
 
 
@@ -158,7 +174,9 @@ def _tail(
     return Estimate.of_jackknife(whole, np.stack(without))
 
 
-def _spread(values: Float[np.ndarray, "code head"], counts: Float[np.ndarray, " code"]) -> Float[np.ndarray, " head"]:
+def _spread(
+    values: Float[np.ndarray, "code head"], counts: Float[np.ndarray, " code"]
+) -> Float[np.ndarray, " head"]:
     """Difference of two quantiles of values that occur `counts` times."""
     order = values.argsort(0)
     share = counts[order].cumsum(0) / counts.sum()
@@ -174,6 +192,7 @@ def _surfaces(gathered: "Gathered", layers: Sequence[int]) -> SurfaceFit | None:
     return SurfaceFit(
         torch.stack([gathered.surfaces[layer].products for layer in layers], 2),
         torch.stack([gathered.surfaces[layer].bending for layer in layers], 2),
+        gathered.surfaces[layers[0]].pairs,
     )
 
 
@@ -181,9 +200,9 @@ def _reference(
     surfaces: SurfaceFit | None, unseen: float, reference: str, shape: tuple[int, int]
 ) -> xarray.Dataset:
     words = {
-        "r2": ("1", "squared correlation of row-centred scores with the reference"),
-        "slope": ("1", "slope of row-centred scores on the reference"),
-        "kl": ("nats", "KL(pattern || softmax(reference)) over all keys, every 8th query"),
+        "r2": ("1", "squared correlation of row-centred scores with the reference, every 16th query"),
+        "slope": ("1", "slope of row-centred scores on the reference, every 16th query"),
+        "kl": ("nats", "KL(pattern || softmax(reference)) over all keys, every 16th query"),
         "kl_support": ("nats", "the same over the support's keys, which leave out the first"),
         "top_changed": ("1", "share of those queries whose first key is another, over all keys"),
         "top_changed_support": ("1", "the same over the support's keys"),
@@ -233,13 +252,9 @@ def _energy(
     reference: str,
 ) -> xarray.Dataset:
     rms = np.stack([fits[layer].rms for layer in layers])
-    score = rms
-    if surfaces is not None:
-        # both squares are sums over the same pairs: the energy's mean square gives the count
-        squares = surfaces.products.sum(0).numpy()
-        energy_square = squares[0] + squares[1] - 2 * squares[2]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            score = np.where(energy_square > 0, rms * np.sqrt(squares[0] / energy_square), np.nan)
+    score = (
+        rms if surfaces is None else (surfaces.products[:, 0].sum(0) / surfaces.pairs.sum()).sqrt().numpy()
+    )
     return xarray.Dataset(
         {
             "rms": _label(GRID, rms, "nats", "root mean square of the row-centred energy"),
@@ -336,7 +351,9 @@ def _example(
     dims = ("layer", "part", "position", "head")
     return xarray.Dataset(
         {
-            "piece": _label(("position",), [pieces[token] for token in tokens.tolist()], "text", "token as text"),
+            "piece": _label(
+                ("position",), [pieces[token] for token in tokens.tolist()], "text", "token as text"
+            ),
             "token": _label(("position",), tokens.numpy(), "id", "token id"),
             "received": _label(dims, values, "nats", "mean row-centred energy a token receives as key"),
             "coverage": _label(("position",), coverage, "queries", "queries that see the key"),

@@ -170,12 +170,17 @@ def gather(
     """
     clock = clock or Clock()
     report = progress or (lambda stage, done, total: None)
-    with torch_threads(settings.threads), tempfile.TemporaryDirectory(dir=folder, prefix="survey-") as scratch:
+    with (
+        torch_threads(settings.threads),
+        tempfile.TemporaryDirectory(dir=folder, prefix="survey-") as scratch,
+    ):
         checked = checked or check(model, next(texts.batches(settings.micro_batch)))
         strategy = choose_reference(settings.reference)
         with clock.stage("reference", texts.tokens("reference")):
             means = _survey(model, texts, settings, strategy, checked, Path(scratch), report)
-            bases = {layer: means.basis(layer, settings.state_rank, settings.seed) for layer in settings.layers}
+            bases = {
+                layer: means.basis(layer, settings.state_rank, settings.seed) for layer in settings.layers
+            }
         with clock.stage("fit", texts.tokens()):
             return _measure(model, texts, settings, strategy, checked, means, bases, report)
 
@@ -240,7 +245,8 @@ class Measurement:
         self._bases, self._strategy, self._means, self._prosody = bases, strategy, means, prosody
         supports = {layer: support_of(window, checked.reach[layer]) for layer in settings.layers}
         made = {
-            support: WindowAlgebra(support, settings.state_rank, model.device) for support in set(supports.values())
+            support: WindowAlgebra(support, settings.state_rank, model.device)
+            for support in set(supports.values())
         }
         self._algebra = {layer: made[support] for layer, support in supports.items()}
         columns = next(iter(made.values())).columns
@@ -337,12 +343,14 @@ def _refuse(model: Model, texts: Texts, settings: Settings) -> None:
     choose_reference(settings.reference)
     if texts.documents < LEAST_DOCUMENTS:
         raise RequestError(
-            f"{texts.documents} documents to fit, at least {LEAST_DOCUMENTS} are needed for an interval: give more texts"
+            f"{texts.documents} documents to fit, an interval needs at least {LEAST_DOCUMENTS}: give more texts"
         )
     if model.context is not None and texts.window > model.context:
         raise RequestError(f"window: {texts.window} tokens asked, the model's context holds {model.context}")
     if not 1 <= settings.state_rank <= model.width:
-        raise RequestError(f"state_rank: {settings.state_rank} asked, the states have 1..{model.width} directions")
+        raise RequestError(
+            f"state_rank: {settings.state_rank} asked, the states have 1..{model.width} directions"
+        )
     for name in ("micro_batch", "threads"):
         value = getattr(settings, name)
         if value is not None and value < 1:

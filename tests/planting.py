@@ -66,7 +66,9 @@ def planted(
         return bent / bent.sum(-1, keepdim=True)
 
     point, hook = (
-        (attention.hook_attn_scores, on_scores) if source == "scores" else (attention.hook_pattern, on_pattern)
+        (attention.hook_attn_scores, on_scores)
+        if source == "scores"
+        else (attention.hook_pattern, on_pattern)
     )
     handles = [
         model.bridge.register_forward_pre_hook(remember, with_kwargs=True),
@@ -74,7 +76,7 @@ def planted(
     ]
     try:
         with warnings.catch_warnings():
-            # these families' hook fires when the probabilities are used already; what is read there is bent all the same
+            # these families' hook fires when the probabilities are used already; what is read there is bent
             warnings.filterwarnings("ignore", message=".*(discard|after|post).*", category=UserWarning)
             yield
     finally:

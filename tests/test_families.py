@@ -7,6 +7,7 @@ import planting
 import pytest
 import torch
 from test_planted import of_track, slope
+from test_sweeping import WORDS
 
 from infodyn_interp.energy.fitting import fit
 from infodyn_interp.energy.gauge import center_rows, support_of
@@ -30,8 +31,7 @@ def tiny(name: str, tokenizer: object, dtype: torch.dtype = torch.float32) -> Mo
 @pytest.fixture(scope="module")
 def texts(tiny_tokenizer: object) -> Texts:
     draw = np.random.default_rng(0)
-    words = "the clock kept its own time and nobody waved . , why would they ? it was raining \n numbers 1 42".split(" ")
-    documents = [" ".join(draw.choice(words, 300)) for _ in range(32)]
+    documents = [" ".join(draw.choice(WORDS, 300)) for _ in range(32)]
     return read_texts(documents, tiny_tokenizer, window=WINDOW, windows_per_document=6, reference_documents=8)
 
 

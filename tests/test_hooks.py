@@ -55,7 +55,6 @@ def test_what_is_handed_over_is_what_the_block_computes(llama: Model) -> None:
     stream: list[torch.Tensor] = []
 
     def visit(layer: Layer) -> None:
-        assert layer.pattern is not None and layer.residual_in is not None
         torch.testing.assert_close(layer.scores.softmax(-1), layer.pattern)
         if stream:
             torch.testing.assert_close(layer.residual_in, stream[-1])
@@ -89,7 +88,9 @@ def test_scores_and_logits_are_bit_equal_with_and_without_our_hooks(llama: Model
 
     checked = check(llama, tokens)
     bare, logits = watched(lambda: llama.bridge(tokens, use_cache=False))
-    ours, captured = watched(lambda: capture(llama, tokens, look, wants=ON_REQUEST, checked=checked, logits_to_keep=0))
+    ours, captured = watched(
+        lambda: capture(llama, tokens, look, wants=ON_REQUEST, checked=checked, logits_to_keep=0)
+    )
     assert torch.equal(logits, captured)
     assert all(torch.equal(a, b) for a, b in zip(bare, ours, strict=True))
     after, _ = watched(lambda: llama.bridge(tokens, use_cache=False))
@@ -219,7 +220,9 @@ def test_a_hook_that_does_not_fire_stops_the_run(llama: Model) -> None:
 
 
 def test_logits_that_differ_from_the_module_s_own_stop_the_check(llama: Model) -> None:
-    handle = llama.bridge.blocks[2].hook_out.register_forward_hook(lambda _m, _i, out: out + 0.2 * out.roll(1, -1))
+    handle = llama.bridge.blocks[2].hook_out.register_forward_hook(
+        lambda _m, _i, out: out + 0.2 * out.roll(1, -1)
+    )
     try:
         with pytest.raises(RunError, match="logits differ"):
             check(llama, families.windows(2, WINDOW))

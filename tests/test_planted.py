@@ -96,8 +96,8 @@ def slope(
 ) -> np.ndarray:
     """Slope of (recovered - clean) on the planted field, by head, each fold by coefficients that never saw it.
 
-    `recovered`, `clean`: `[fold, head, column]`; `truth`: `[column, head]`. Within keys, fields are compared by what the
-    nuisance leaves of them: tracks of neighbouring widths differ by their shares of the kernels.
+    `recovered`, `clean`: `[fold, head, column]`; `truth`: `[column, head]`. Within keys, fields are compared by what
+    the nuisance leaves of them: tracks of neighbouring widths differ by their shares of the kernels.
     """
     n = moments.columns.nuisance.stop
     whole = moments.total.gram(0, gauge)

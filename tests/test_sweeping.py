@@ -18,7 +18,8 @@ from infodyn_interp.sweeping import Settings, gather, sweep
 from infodyn_interp.texts import Texts, read_texts
 
 WINDOW = 48
-WORDS = "the clock kept its own time and nobody waved . , why would they ? it was raining \n numbers 1 42".split(" ")
+SENTENCE = "the clock kept its own time and nobody waved . , why would they ? it was raining \n numbers 1 42"
+WORDS = SENTENCE.split(" ")
 
 
 def write_documents(count: int, words: int = 150, seed: int = 0) -> list[str]:
@@ -33,7 +34,9 @@ def model(tiny_tokenizer: object) -> Model:
 
 def read(model: Model, documents: list[str], **settings: object) -> Texts:
     return read_texts(
-        documents, model.tokenizer, **{"window": WINDOW, "windows_per_document": 3, "reference_documents": 8, **settings}
+        documents,
+        model.tokenizer,
+        **{"window": WINDOW, "windows_per_document": 3, "reference_documents": 8, **settings},
     )
 
 

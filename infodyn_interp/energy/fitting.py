@@ -17,7 +17,9 @@ from infodyn_interp.energy.moments import Moments
 from infodyn_interp.energy.terms import Columns
 
 RIDGE = 1e-5  # of each column's square: above the rounding of the moments (1e-6), far below any share that matters
-ALIAS = 1e-6  # of its row-gauge square: a column with less left in the two-way gauge is an alias and is dropped
+ALIAS = (
+    1e-6  # of its row-gauge square: a column with less left in the two-way gauge is an alias and is dropped
+)
 LEVEL = 0.95  # of intervals
 TERMS = ("prosody", "rhythm", "state", "track")
 PAIRS = ("prosody-track", "prosody-nuisance", "track-nuisance")
@@ -121,7 +123,9 @@ class _System:
         """Factor N's block; the ridge is relative to each column's row-gauge square `scale`."""
         regular = gram + np.diag(RIDGE * scale)
         factor = scipy.linalg.cholesky(regular[:nuisance, :nuisance], lower=True)
-        solved = scipy.linalg.solve_triangular(factor, np.hstack([regular[:nuisance], cross[:nuisance]]), lower=True)
+        solved = scipy.linalg.solve_triangular(
+            factor, np.hstack([regular[:nuisance], cross[:nuisance]]), lower=True
+        )
         return cls(regular, cross, nuisance, solved[:, : len(gram)], solved[:, len(gram) :], factor)
 
     def reduced(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +146,9 @@ class _System:
         return out
 
 
-@threadpool_limits.wrap(limits=1, user_api="blas")  # thousands of small factorisations: threads would only wait
+@threadpool_limits.wrap(
+    limits=1, user_api="blas"
+)  # thousands of small factorisations: threads would only wait
 def fit(moments: Moments) -> Fit:
     """Fit P, T and N to one layer's moments, on all folds and with each left out (seed 1.2; science: terms, verdicts).
 
@@ -158,7 +164,9 @@ def fit(moments: Moments) -> Fit:
         raise ValueError("moments are not finite")
     columns, heads = moments.columns, moments.square_row.shape[1]
     total = moments.total
-    whole = _fit_without(total.gram(0), total.cross(0), total.gram(0, "within"), total.cross(0, "within"), columns)
+    whole = _fit_without(
+        total.gram(0), total.cross(0), total.gram(0, "within"), total.cross(0, "within"), columns
+    )
     folds = []
     for fold in range(moments.folds):
         left = {gauge: (moments.gram(fold, gauge), moments.cross(fold, gauge)) for gauge in ("row", "within")}
@@ -249,7 +257,15 @@ def _fit_without(
         marginal[name] = beta
     full = solved.pop("")
     return _Trained(
-        full, solved, chosen, c, picked[:n], within.solve(np.arange(0)), tracks_within, marginal, (alone, with_track)
+        full,
+        solved,
+        chosen,
+        c,
+        picked[:n],
+        within.solve(np.arange(0)),
+        tracks_within,
+        marginal,
+        (alone, with_track),
     )
 
 
@@ -306,7 +322,9 @@ def _score(
         ]
     )
     alone, with_track = train.marginal_track
-    marginal = np.stack([row(train.marginal[name]) for name in TERMS[:3]] + [within(with_track) - within(alone)])
+    marginal = np.stack(
+        [row(train.marginal[name]) for name in TERMS[:3]] + [within(with_track) - within(alone)]
+    )
     return _Scores(gain, base["state"] - base["prosody"], marginal, tracks)
 
 

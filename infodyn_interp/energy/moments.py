@@ -6,8 +6,9 @@ ones separable, key-only ones need key sums alone. Products inside a block are f
 sums over blocks float64.
 """
 
+import math
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ class WindowAlgebra:
     def __init__(self, support: Support, state_rank: int, device: torch.device | str = "cpu") -> None:
         self.support = support
         self.columns = columns_of(support.window, state_rank)
-        self._device = torch.device(device)
+        self._memory: Tensor | None = None
         mask = support.mask
         start, stop = self.columns.bin_bounds(support)
         counts = (stop - start).double()
@@ -152,11 +153,10 @@ class WindowAlgebra:
         for index, (low, high) in enumerate(self.columns.bins):
             lags[low : high + 1, index] = 1
         self._lag_bins = lags.to(device)
-        self._mask = {dtype: mask.to(device, dtype) for dtype in (torch.float32, torch.float64)}
-        self._key_root = support.key_root.to(device)
-        self._key_gram = support.key_gram.to(device)
-        self._upper = torch.triu_indices(self.columns.count, self.columns.count, device=device)
-        self._upper_within = torch.triu_indices(self.columns.within, self.columns.within, device=device)
+        working = (torch.float32, torch.float64)
+        self._mask = {dtype: mask.to(device, dtype) for dtype in working}
+        self._key_root = {dtype: support.key_root.to(device, dtype) for dtype in working}
+        self._key_gram = {dtype: support.key_gram.to(device, dtype) for dtype in working}
 
     def __call__(
         self,
@@ -176,17 +176,16 @@ class WindowAlgebra:
             reference: surface scores at the same positions, in nats.
         """
         full, key_sums, _ = self._products(states, rhythm, basis, scores, reference)
-        columns = self.columns
-        projected = self._key_root @ key_sums
-        within = full[:, self._in_within(full)[:, None], self._in_within(full)]
-        within = within - projected.transpose(1, 2) @ projected
+        p, q = self.columns.count, self.columns.within
+        projected = self._key_root[key_sums.dtype] @ key_sums
+        seen = (projected.transpose(1, 2) @ projected).double()
         return WindowMoments(
-            full[:, self._upper[0], self._upper[1]],
-            within[:, self._upper_within[0], self._upper_within[1]],
-            full[:, : columns.count, columns.count :],
-            within[:, : columns.within, columns.within :],
-            full.diagonal(dim1=1, dim2=2)[:, columns.count :],
-            within.diagonal(dim1=1, dim2=2)[:, columns.within :],
+            _pack(full[:, :p, :p]),
+            _pack(full[:, :q, :q] - seen[:, :q, :q]),
+            full[:, :p, p:],
+            full[:, :q, p:] - seen[:, :q, q:],
+            full.diagonal(dim1=1, dim2=2)[:, p:],
+            full.diagonal(dim1=1, dim2=2)[:, p:] - seen.diagonal(dim1=1, dim2=2)[:, q:],
             torch.full((len(full),), float(self.support.pairs), dtype=torch.float64),
         )
 
@@ -204,13 +203,11 @@ class WindowAlgebra:
         """
         _, key_sums, key_only = self._products(states, rhythm, basis, scores, reference)
         within = self.columns.within
-        seen = self.support.mask.sum(0).clamp(min=1).to(key_sums)[:, None]
-        return torch.cat([key_sums[..., :within], self._key_gram @ key_only], -1) / seen, key_sums[..., within:] / seen
-
-    def _in_within(self, full: Tensor) -> Tensor:
-        """Places in the full product that live in the two-way gauge: its columns, then the heads."""
-        place = torch.arange(full.shape[1], device=full.device)
-        return torch.cat([place[: self.columns.within], place[self.columns.count :]])
+        seen = self.support.mask.sum(0).clamp(min=1).to(key_sums.device)[:, None]
+        fields = self._key_gram[key_only.dtype] @ key_only
+        return torch.cat([key_sums[..., :within], fields], -1).double() / seen, key_sums[
+            ..., within:
+        ].double() / seen
 
     def _products(
         self,
@@ -220,14 +217,19 @@ class WindowAlgebra:
         scores: Float[Tensor, "window head query key"],
         reference: Float[Tensor, "window head query key"] | None,
     ) -> tuple[
-        Float[Tensor, "window both both"], Float[Tensor, "window key either"], Float[Tensor, "window key field"]
+        Float[Tensor, "window both both"],
+        Float[Tensor, "window key either"],
+        Float[Tensor, "window key field"],
     ]:
         """Row-gauge products of `[columns | heads]` (upper triangle), key sums, and the key-only columns."""
         gram, sums = self._dense(states, scores, reference)
         z = states.double()
         heads = scores.shape[1]
         bilinear_sums, bilinear_gram, bilinear_bins = self._bilinear(z)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
         key_only = torch.cat([rhythm.to(z), state_columns(z, basis)], -1)
+        # a column's mean is pure row gauge; without it what follows keeps its digits in single precision
+        key_only = (key_only - key_only.mean(1, keepdim=True)).to(dtype)
 
         columns, blocks = self.columns, self.columns.blocks
         distance, kernel, bilinear = blocks["distance"], blocks["kernels"], blocks["bilinear"]
@@ -243,17 +245,17 @@ class WindowAlgebra:
         full[:, bilinear, dense] = with_bilinear.transpose(1, 2)
         full[:, kernel, bilinear] = with_bilinear[:, : len(WIDTHS)]
 
-        key_sums = z.new_empty(len(z), self.support.window, columns.within + heads)
+        key_sums = z.new_empty(len(z), self.support.window, columns.within + heads, dtype=dtype)
         key_sums[..., distance] = self._bin_key_sums
         key_sums[..., bilinear] = bilinear_sums
         without_field = torch.where(dense < columns.within, dense, dense - (columns.count - columns.within))
-        key_sums[..., without_field] = sums[:, :, -1].transpose(1, 2)
+        key_sums[..., without_field] = sums[:, :, -1].transpose(1, 2).to(dtype)
 
         field = slice(columns.within, columns.count)
         with_field = key_sums.transpose(1, 2) @ key_only
         full[:, : columns.within, field] = with_field[:, : columns.within]
         full[:, field, columns.count :] = with_field[:, columns.within :].transpose(1, 2)
-        full[:, field, field] = key_only.transpose(1, 2) @ (self._key_gram @ key_only)
+        full[:, field, field] = key_only.transpose(1, 2) @ (self._key_gram[dtype] @ key_only)
         return full, key_sums, key_only
 
     def _dense(
@@ -276,7 +278,7 @@ class WindowAlgebra:
         for block in row_blocks(z, self.support.first_key):
             rows, keys = slice(block.first, block.last), slice(0, block.last)
             here = mask[rows, keys]
-            guarded = z.new_empty(windows, maps, block.last - block.first + 1, block.last)
+            guarded = self._room(z, windows, maps, block.last - block.first + 1, block.last)
             guarded[:, :, 0] = 0  # a diagonal read past a row's first key lands in the row before
             dense = guarded[:, :, 1:]
             torch.mul(block.kernels, here, out=dense[:, : len(WIDTHS)])
@@ -298,6 +300,13 @@ class WindowAlgebra:
             lag_sums[..., keys] += _diagonal_sums(guarded)
         return _DenseGram(products, lag_sums @ self._lag_bins), sums
 
+    def _room(self, like: Tensor, *shape: int) -> Tensor:
+        """Uninitialised memory that is used again: fresh pages would cost as much as the arithmetic on them."""
+        size = math.prod(shape)
+        if self._memory is None or self._memory.dtype != like.dtype or len(self._memory) < size:
+            self._memory = like.new_empty(size)
+        return self._memory[:size].view(shape)
+
     def _bilinear(
         self, z: Float[Tensor, "window key component"]
     ) -> tuple[
@@ -312,12 +321,25 @@ class WindowAlgebra:
         mean = self.support.row_sums(key) * self._inverse_counts[:, None]
         through_mean = _outer(z, mean)
         key_sums = _outer(self.support.key_sums(z), key) - self.support.key_sums(through_mean)
-        spread = self.support.row_sums(_outer(key, key)) - _outer(self.support.counts[:, None].to(z) * mean, mean)
+        spread = self.support.row_sums(_outer(key, key)) - _outer(
+            self.support.counts[:, None].to(z) * mean, mean
+        )
         products = _outer(z, z).transpose(1, 2) @ spread
         ordered = products.unflatten(2, (rank, rank)).unflatten(1, (rank, rank)).transpose(2, 3)
         in_bins = torch.einsum("wta,wtkb->wkab", z, bin_sums(key, self.columns, self.support))
         bins = in_bins.flatten(2) - self._bin_counts.T @ through_mean
         return key_sums, ordered.flatten(3).flatten(1, 2), bins
+
+
+def _pack(full: Float[Tensor, "window column column"]) -> Float[Tensor, "window packed"]:
+    """The upper triangle, row by row, as `unpack` reads it."""
+    return full.flatten(1).index_select(1, _upper(full.shape[1], full.device))
+
+
+@lru_cache(maxsize=16)
+def _upper(size: int, device: torch.device) -> Int[Tensor, " packed"]:
+    rows, columns = torch.triu_indices(size, size, device=device)
+    return rows * size + columns
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Surface scores: what a head would score from its surface alone, so that `energy = reference - scores` (seed 1.1).
 
-The model's scores are its own `Q K'`, so an energy needs a declared reference. A survey of documents that are not fitted
-gives the mean attention input of every token type; the layer's own attention module is then run on those.
+The model's scores are its own `Q K'`, so an energy needs a declared reference. A survey of documents that are not
+fitted gives the mean attention input of every token type; the layer's own attention module is then run on those.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ import scipy.cluster.vq
 import scipy.linalg
 import scipy.spatial.distance
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from infodyn_interp.energy.gauge import FIRST_KEY, Support, center_rows
+from infodyn_interp.energy.gauge import FIRST_KEY, Support
 from infodyn_interp.energy.terms import CENTRES, Basis
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Layer
@@ -25,7 +25,9 @@ from infodyn_interp.hooks import Layer
 SHRINKAGE = 2.0  # pseudo-occurrences of the layer's mean state in every type mean
 BASIS_STATES = 4096  # states a layer's basis is made from
 WIDTH_STATES = 1024  # states whose distances give the width of the radial basis functions
-ROW_STRIDE = 8  # the bending of the surface distribution is read on every 8th query: two softmaxes a row are dear
+ROW_STRIDE = (
+    16  # queries between two that set surface against scores: softmaxes of all cost a fifth of a pass
+)
 
 
 class MeanStates:
@@ -251,45 +253,54 @@ def _known(means: MeanStates | None) -> MeanStates:
 
 @dataclass(frozen=True)
 class SurfaceFit:
-    """Sums by fold and head that say how well a reference explains the scores, and how far the energy bends them.
+    """Sums by fold that say how well a reference explains the scores and how far the energy bends them.
 
-    `products`: row-centred scores with themselves, reference with itself, and the two, in nats^2. `bending`: over every
-    8th query, KL(pattern || softmax(reference)) over all visible keys and over the support's, rows whose top key
-    changes (all keys, support), and rows.
+    All are read on every 16th query. The last dimension is the head, another may stand before it (layers).
+
+    Args:
+        products: row-centred scores with themselves, reference with itself, and the two, in nats^2.
+        bending: KL(pattern || softmax(reference)) in nats over all visible keys, then over the support's; queries whose
+            first key is another, over both; queries.
+        pairs: query-key pairs in `products`.
     """
 
-    products: Float[Tensor, "fold 3 head"]
-    bending: Float[Tensor, "fold 5 head"]
+    products: Float[Tensor, "fold 3 *layer head"]
+    bending: Float[Tensor, "fold 5 *layer head"]
+    pairs: Float[Tensor, " fold"]
 
     @classmethod
     def empty(cls, folds: int, heads: int) -> "SurfaceFit":
         """No data yet."""
-        return cls(
-            torch.zeros(folds, 3, heads, dtype=torch.float64), torch.zeros(folds, 5, heads, dtype=torch.float64)
-        )
+        return cls(*(torch.zeros(folds, *rest, dtype=torch.float64) for rest in ((3, heads), (5, heads), ())))
 
     def add(
         self,
         scores: Float[Tensor, "window head query key"],
         reference: Float[Tensor, "window head query key"],
-        mask: torch.Tensor,
+        mask: Bool[Tensor, "query key"],
         support: Support,
         folds: Int[Tensor, " window"],
     ) -> None:
         """Add a batch, each window to its fold, in place."""
-        centred, surface = center_rows(scores, support), center_rows(reference, support)
-        pairs = ((centred, centred), (surface, surface), (centred, surface))
-        products = torch.stack([torch.einsum("whtj,whtj->wh", a, b) for a, b in pairs], 1).double()
         rows = torch.arange(support.first_query, support.window, ROW_STRIDE, device=scores.device)
         live, declared = scores[:, :, rows], reference[:, :, rows]
+        counted = support.mask[rows.cpu()].to(scores.device)
+        weight = counted.to(scores)
+        inverse = support.inverse_counts[rows.cpu()].to(scores)[:, None]
+        centred, surface = (
+            (x - (x * weight).sum(-1, keepdim=True) * inverse) * weight for x in (live, declared)
+        )
+        pairs = ((centred, centred), (surface, surface), (centred, surface))
+        products = torch.stack([(a * b).sum((-2, -1)) for a, b in pairs], 1).double()
         bent = []
-        for visible in (mask[rows], support.mask.to(mask.device)[rows]):
-            log_live = live.masked_fill(~visible, -torch.inf).log_softmax(-1)
-            log_declared = declared.masked_fill(~visible, -torch.inf).log_softmax(-1)
-            terms = log_live.exp() * (log_live - log_declared).masked_fill(~visible, 0)
-            moved = log_live.argmax(-1) != log_declared.argmax(-1)
-            bent += [terms.sum((-2, -1)), moved.sum(-1)]
+        for visible in (mask[rows], counted):
+            log_live, log_declared = (
+                x.masked_fill(~visible, -torch.inf).log_softmax(-1) for x in (live, declared)
+            )
+            terms = log_live.exp() * (log_live - log_declared).masked_fill_(~visible, 0)
+            bent += [terms.sum((-2, -1)), (log_live.argmax(-1) != log_declared.argmax(-1)).sum(-1)]
         count = torch.full_like(bent[0], len(rows))
         bending = torch.stack([value.double() for value in (bent[0], bent[2], bent[1], bent[3], count)], 1)
         self.products.index_add_(0, folds, products.cpu())
         self.bending.index_add_(0, folds, bending.cpu())
+        self.pairs.index_add_(0, folds, torch.full((len(folds),), float(counted.sum()), dtype=torch.float64))

@@ -4,10 +4,10 @@ Key-only columns (P) are arrays `[window, key, column]`; pair columns are never 
 tracks come in causal blocks of rows, distance and bilinear columns stay in closed form (see `moments`).
 """
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-import unicodedata
 
 import numpy as np
 import torch
@@ -44,7 +44,9 @@ class Basis:
     centres: Float[Tensor, "centre component"]
     width: float
 
-    def states(self, attention_input: Float[Tensor, "*batch key direction"]) -> Float[Tensor, "*batch key component"]:
+    def states(
+        self, attention_input: Float[Tensor, "*batch key direction"]
+    ) -> Float[Tensor, "*batch key component"]:
         """The whitened leading components of a layer's attention input."""
         dtype = torch.promote_types(attention_input.dtype, torch.float32)
         return (attention_input.to(dtype) - self.mean.to(dtype)) @ self.components.to(dtype)
@@ -183,7 +185,9 @@ def _is_punctuation(text: str) -> bool:
     return any(unicodedata.category(letter).startswith("P") for letter in text)
 
 
-def state_columns(states: Float[Tensor, "*batch key component"], basis: Basis) -> Float[Tensor, "*batch key column"]:
+def state_columns(
+    states: Float[Tensor, "*batch key component"], basis: Basis
+) -> Float[Tensor, "*batch key column"]:
     """The state block of P (float64): z linear, then the radial basis functions."""
     z = states.double()
     squares = _square_distances(z, basis.centres.to(z))
@@ -293,5 +297,17 @@ def pair_columns(
 def bin_sums(
     values: Float[Tensor, "window key column"], columns: Columns, support: Support
 ) -> Float[Tensor, "window query bin column"]:
-    """Sums of key-only values over each distance bin of each row, by prefix sums."""
-    return interval_sums(values, *columns.bin_bounds(support))
+    """Sums of key-only values over each distance bin of each row: shifts for single lags, else prefix sums."""
+    single = sum(low == high for low, high in columns.bins)
+    start, stop = (bound[:, single:] for bound in columns.bin_bounds(support))
+    shifted = torch.nn.functional.pad(values, (0, 0, single, 0)).unfold(1, single, 1)[:, :-1].flip(-1)
+    lags = shifted.transpose(2, 3) * _one_key_bins(columns, support).to(values)
+    return torch.cat([lags, interval_sums(values, start, stop)], 2)
+
+
+@lru_cache(maxsize=16)
+def _one_key_bins(columns: Columns, support: Support) -> Float[Tensor, "query bin 1"]:
+    """Where a single lag's key lies on the support."""
+    single = sum(low == high for low, high in columns.bins)
+    start, stop = columns.bin_bounds(support)
+    return (stop - start)[:, :single, None].double()

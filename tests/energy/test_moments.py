@@ -17,7 +17,9 @@ HEADS = 3
 class World:
     """A few windows of made-up states, rhythm and scores with everything an algebra needs."""
 
-    def __init__(self, window: int, rank: int, reach: int | None = None, windows: int = 2, seed: int = 0) -> None:
+    def __init__(
+        self, window: int, rank: int, reach: int | None = None, windows: int = 2, seed: int = 0
+    ) -> None:
         draw = np.random.default_rng(seed)
         walk = np.cumsum(draw.normal(size=(windows, window, rank)), 1) / 4
         self.states = walk + draw.normal(size=(windows, window, rank)) + 0.7
@@ -51,7 +53,9 @@ def gram(world: World, window: WindowMoments, place: int, gauge: str) -> np.ndar
     full = np.full((columns + HEADS, columns + HEADS), np.nan)
     full[:columns, :columns] = unpack(getattr(window, f"gram_{gauge}")[place].numpy(), columns)
     full[:columns, columns:] = getattr(window, f"cross_{gauge}")[place].numpy()
-    full[range(columns, len(full)), range(columns, len(full))] = getattr(window, f"square_{gauge}")[place].numpy()
+    full[range(columns, len(full)), range(columns, len(full))] = getattr(window, f"square_{gauge}")[
+        place
+    ].numpy()
     return full
 
 
@@ -140,7 +144,9 @@ def test_moments_of_different_runs_do_not_add() -> None:
         _ = one + Moments.empty(Columns(48, 3), 2, 4)
 
 
-@pytest.mark.parametrize("change", [lambda x: x, lambda x: np.full_like(x, -3.4e38)], ids=["as is", "minimum"])
+@pytest.mark.parametrize(
+    "change", [lambda x: x, lambda x: np.full_like(x, -3.4e38)], ids=["as is", "minimum"]
+)
 def test_what_is_masked_is_never_read(change: Callable[[np.ndarray], np.ndarray]) -> None:
     world = World(40, 3)
     hidden = ~world.support.mask.numpy()

@@ -23,7 +23,9 @@ from infodyn_interp.models import open_model
 WINDOW, WIDTH = 32, 6
 
 
-def survey(folder: Path, batches: list[torch.Tensor], states: list[torch.Tensor], **settings: object) -> MeanStates:
+def survey(
+    folder: Path, batches: list[torch.Tensor], states: list[torch.Tensor], **settings: object
+) -> MeanStates:
     types = np.array([1, 3, 4, 9])
     windows = sum(len(batch) for batch in batches)
     means = MeanStates(folder, (2, 5), types, WIDTH, WINDOW, windows, **{"by_position": False, **settings})
@@ -41,7 +43,9 @@ def draw_corpus(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, torch.randn(6, WINDOW, WIDTH, generator=generator)
 
 
-def test_a_type_s_mean_is_shrunk_to_the_layer_s_and_keys_before_the_first_are_left_out(tmp_path: Path) -> None:
+def test_a_type_s_mean_is_shrunk_to_the_layer_s_and_keys_before_the_first_are_left_out(
+    tmp_path: Path,
+) -> None:
     tokens, x = draw_corpus()
     means = survey(tmp_path, [tokens], [x])
     kept = x[:, 4:].double()
@@ -131,7 +135,11 @@ def test_position_and_lexical_agree_where_every_type_stands_at_the_mean(tmp_path
     means = MeanStates(tmp_path, tuple(range(model.layers)), types, model.width, WINDOW, 1, False)
     strange = torch.full((1, WINDOW), families.VOCABULARY + 5)
     means.begin(strange)
-    capture(model, families.windows(1, WINDOW, seed=3), lambda layer: means.add(layer.index, layer.attention_input))
+    capture(
+        model,
+        families.windows(1, WINDOW, seed=3),
+        lambda layer: means.add(layer.index, layer.attention_input),
+    )
     means.finish()
     assert float(means.unseen(tokens).min()) == 1
 
@@ -148,16 +156,23 @@ def test_the_surface_s_fit_is_what_dense_arrays_say() -> None:
     draw = torch.Generator().manual_seed(0)
     support = Support(WINDOW)
     mask = torch.tril(torch.ones(WINDOW, WINDOW, dtype=torch.bool))
-    scores, surface = (3 * torch.randn(2, 2, WINDOW, WINDOW, generator=draw, dtype=torch.float64) for _ in "ab")
+    scores, surface = (
+        3 * torch.randn(2, 2, WINDOW, WINDOW, generator=draw, dtype=torch.float64) for _ in "ab"
+    )
     fitted = SurfaceFit.empty(3, 2)
     hidden = torch.finfo(torch.float32).min
     fitted.add(
-        scores.masked_fill(~mask, hidden), surface.masked_fill(~mask, hidden), mask, support, torch.tensor([2, 0])
+        scores.masked_fill(~mask, hidden),
+        surface.masked_fill(~mask, hidden),
+        mask,
+        support,
+        torch.tensor([2, 0]),
     )
-    centred, declared = center_rows(scores, support), center_rows(surface, support)
+    rows = range(12, WINDOW, 16)
+    centred, declared = (center_rows(x, support)[:, :, list(rows)] for x in (scores, surface))
     torch.testing.assert_close(fitted.products[2, 2], (centred * declared)[0].sum((-2, -1)))
     torch.testing.assert_close(fitted.products[0, 0], centred[1].square().sum((-2, -1)))
-    rows = range(12, WINDOW, 8)
+    assert fitted.pairs.tolist() == [sum(t - 4 for t in rows), 0, sum(t - 4 for t in rows)]
     kl = torch.zeros(2, dtype=torch.float64)
     for head in range(2):
         for t in rows:

@@ -23,7 +23,23 @@ from infodyn_interp.energy.terms import (
     state_columns,
 )
 
-PIECES = ["", " the", "cat", ".", "\n", " a", "ly", " \u3002", "don't", "\t", "42", "\u00e9t\u00e9", "  ", ")\n", " I"]
+PIECES = [
+    "",
+    " the",
+    "cat",
+    ".",
+    "\n",
+    " a",
+    "ly",
+    " \u3002",
+    "don't",
+    "\t",
+    "42",
+    "\u00e9t\u00e9",
+    "  ",
+    ")\n",
+    " I",
+]
 
 
 def draw_states(window: int, rank: int, seed: int = 0) -> np.ndarray:
