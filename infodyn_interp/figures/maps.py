@@ -4,7 +4,7 @@ import numpy as np
 import seaborn
 import xarray
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, PowerNorm
+from matplotlib.colors import ListedColormap, LogNorm, Normalize, PowerNorm
 from matplotlib.ticker import NullLocator
 
 from infodyn_interp.figures.plates import DARK, MISSING, Plate, name_ticks, new_panels, print_settings
@@ -12,6 +12,10 @@ from infodyn_interp.figures.selection import Chosen, choose_heads, find_group, n
 from infodyn_interp.results import Heads
 
 SHADES = seaborn.color_palette("mako_r", as_cmap=True)
+FAINT, WHOLE = (
+    1e-4,
+    1.0,
+)  # ends of the energy map's scale: the smallest share told apart, and all of the variance
 TERMS = {"rhythm": "prosody: rhythm", "state": "prosody: state", "track": "inference track"}
 
 
@@ -32,7 +36,8 @@ def energy_map(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     for title, share in shares.items():
         cells[title][row, column] = share
     plate, axes = new_panels(len(cells), 3, float(np.clip(0.09 * len(rows), 0.6, 1.5)), width)
-    _draw_maps(plate, axes, cells, "share of\nenergy variance")
+    ticks = [FAINT, 1e-3, 1e-2, 1e-1, WHOLE]
+    _draw_maps(plate, axes, cells, "share of\nenergy variance", LogNorm(FAINT, WHOLE, clip=True), ticks)
     for ax in axes:
         name_ticks(ax.xaxis, "layer", data["layer"].values[columns].tolist(), 0.5)
         name_ticks(ax.yaxis, "head", data["head"].values[rows].tolist(), 0.5)
@@ -43,7 +48,9 @@ def energy_map(result: xarray.DataTree, heads: Heads = None, width: str = "colum
         result,
         chosen,
         "Share of each fitted term (the track's within keys) in the row-centred energy variance of every "
-        "head (share, no unit; the colour scale is a square root). No intervals: these are point values.",
+        f"head (share, no unit; the colour scale is logarithmic and ends at {FAINT:g} and {WHOLE:g}: a term and the "
+        "nuisance can explain against each other, and then both exceed the whole). No intervals: these are point "
+        "values.",
         name_missing(chosen, shares),
     )
     return plate
@@ -62,7 +69,8 @@ def track_grid(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     mean, usual = chosen.by_slot(each, np.ma.mean), _usual_choice(chosen, data)
     cells = {f"kernel width w = {w:g}": mean[:, k].T for k, w in enumerate(data["width"].values)}
     plate, axes = new_panels(len(cells), 3, 0.17 * data.sizes["tau"], width)
-    _draw_maps(plate, axes, cells, "held-out gain\n(share)")
+    top, ticks = _square_root_scale(cells)
+    _draw_maps(plate, axes, cells, "held-out gain\n(share)", PowerNorm(0.5, 0, top, clip=True), ticks)
     for k, (ax, panel) in enumerate(zip(axes, cells.values(), strict=True)):
         row, column = np.nonzero(panel <= 0)
         ax.scatter(column + 0.5, row + 0.5, marker="_", s=8, color=DARK, linewidths=0.6, gid="no gain")
@@ -83,11 +91,15 @@ def track_grid(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     return plate
 
 
-def _draw_maps(plate: Plate, axes: list[Axes], cells: dict[str, np.ndarray], label: str) -> None:
+def _draw_maps(
+    plate: Plate,
+    axes: list[Axes],
+    cells: dict[str, np.ndarray],
+    label: str,
+    norm: Normalize,
+    ticks: list[float],
+) -> None:
     """One map a panel on one colour scale; what is not estimable lets the hatched ground through."""
-    known = np.concatenate([panel[np.isfinite(panel)] for panel in cells.values()])
-    top = max(float(known.max(initial=0)), 1e-4)
-    norm = PowerNorm(0.5, 0, top, clip=True)
     for ax, (title, panel) in zip(axes, cells.items(), strict=True):
         ax.patch.set(**MISSING)
         # Lines between the cells of a crowded map would cover them; without any, viewers show hairlines.
@@ -95,13 +107,20 @@ def _draw_maps(plate: Plate, axes: list[Axes], cells: dict[str, np.ndarray], lab
         shown = np.ma.masked_invalid(panel)
         mesh = ax.pcolormesh(shown, cmap=SHADES, norm=norm, edgecolors=lines, linewidth=0.2, gid="map")
         ax.set_title(title)
+    bar = plate.colorbar(mesh, ax=axes, ticks=ticks, format=lambda tick, _: f"{tick:g}", pad=0.02, aspect=25)
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.set_label(label)
+
+
+def _square_root_scale(cells: dict[str, np.ndarray]) -> tuple[float, list[float]]:
+    """Upper end and ticks of a scale that begins at 0 and spreads its small values."""
+    known = np.concatenate([panel[np.isfinite(panel)] for panel in cells.values()])
+    top = max(float(known.max(initial=0)), 1e-4)
     ticks = [0.0]
     for tick in (step * 10.0**power for power in range(-6, 1) for step in (1, 2, 5)):
         if tick <= top and np.sqrt(tick) - np.sqrt(ticks[-1]) >= 0.16 * np.sqrt(top):
             ticks.append(tick)
-    bar = plate.colorbar(mesh, ax=axes, ticks=ticks, format=lambda tick, _: f"{tick:g}", pad=0.02, aspect=25)
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_label(label)
+    return top, ticks
 
 
 def _usual_choice(chosen: Chosen, data: xarray.Dataset) -> np.ndarray:
