@@ -17,10 +17,8 @@ def support(length, reach=None, first_key=4, gap=1, first_query=12):
 
 def center_rows(x, mask):
     x = np.where(mask, x, 0.0)
-    for t in range(len(x)):
-        if mask[t].any():
-            x[t, mask[t]] -= x[t, mask[t]].mean()
-    return x
+    mean = x.sum(-1) / np.maximum(mask.sum(-1), 1)
+    return np.where(mask, x - mean[..., None], 0.0)
 
 
 def center_both(x, mask, rounds=200):
@@ -28,7 +26,7 @@ def center_both(x, mask, rounds=200):
     x = center_rows(x, mask)
     counts = np.maximum(mask.sum(0), 1)
     for _ in range(rounds):
-        x = np.where(mask, x - x.sum(0) / counts, 0.0)
+        x = np.where(mask, x - (x.sum(-2) / counts)[..., None, :], 0.0)
         x = center_rows(x, mask)
     return x
 

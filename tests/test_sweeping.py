@@ -188,7 +188,7 @@ def test_scores_that_are_not_numbers_stop_the_run_and_name_the_place(model: Mode
     def spoil(_module: object, _inputs: object, scores: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        if calls < 30:
+        if calls < 4:
             return scores
         scores = scores.clone()
         scores[0, 2, 20, 6] = math.nan

@@ -288,6 +288,13 @@ def _choose_track(
     return fits, chosen, c[chosen, np.arange(c.shape[1])]
 
 
+def share_of(
+    part: Float[np.ndarray, " head"], square: Float[np.ndarray, " head"]
+) -> Float[np.ndarray, " head"]:
+    """A part of the energy's squares as a share; NaN where a head has no energy at all."""
+    return np.divide(part, square, out=np.full(square.shape, np.nan), where=square > 0)
+
+
 @dataclass(frozen=True)
 class _Scores:
     gain: np.ndarray
@@ -305,7 +312,7 @@ def _score(
         gram, cross = left[gauge]
 
         def explained(beta: np.ndarray) -> np.ndarray:
-            return (2 * (beta * cross).sum(0) - (beta * (gram @ beta)).sum(0)) / square
+            return share_of((2 * (beta * cross) - beta * (gram @ beta)).sum(0), square)
 
         return explained
 
@@ -337,11 +344,11 @@ def _shares(whole: _Trained, total: Moments, square: np.ndarray) -> tuple[np.nda
 
     def together(a: slice, b: slice) -> np.ndarray:
         beta = whole.full
-        return np.asarray((beta[a] * (gram[a, b] @ beta[b])).sum(0) / square)
+        return share_of((beta[a] * (gram[a, b] @ beta[b])).sum(0), square)
 
     chosen = within.diagonal()[blocks["track"]][whole.chosen]
     shares = [together(part, part) for part in (field, blocks["rhythm"], blocks["state"])]
-    shares.append(whole.track**2 * chosen / square)
+    shares.append(share_of(whole.track**2 * chosen, square))
     track, nuisance = blocks["track"], columns.nuisance
     pairs = [(field, track), (field, nuisance), (track, nuisance)]
     return np.stack(shares), np.stack([2 * together(a, b) for a, b in pairs])
