@@ -95,3 +95,18 @@ def test_a_planted_track_comes_back(family: str, tiny_tokenizer: object, texts: 
     found = slope(again.moments[layer], "within", of_track(after), of_track(before), truth)
     print(family, np.round(found, 3))
     assert np.all((found >= 0.9) & (found <= 1.1))
+
+
+def test_the_language_model_s_own_surface_leaves_no_energy_in_any_layer(demo_model: Model) -> None:
+    ratios = []
+    support = support_of(128)
+
+    def visit(layer: Layer) -> None:
+        energy = center_rows(layer.look_again(layer.attention_input) - layer.scores, support)
+        ratios.append(
+            (energy.square().mean() / center_rows(layer.scores, support).square().mean()).sqrt().item()
+        )
+
+    capture(demo_model, torch.randint(0, 40_000, (2, 128)), visit)
+    assert len(ratios) == 30
+    assert max(ratios) <= 1e-5

@@ -54,13 +54,10 @@ def compute_term(
     reach = int(at["reach"])
     first_key, gap, first_query = (int(basis.attrs[name]) for name in ("first_key", "gap", "first_query"))
     support = Support(window, reach if reach < window else None, first_key, gap, first_query)
-    frozen = Basis(
-        *(
-            torch.from_numpy(np.ascontiguousarray(at[name].values))
-            for name in ("mean", "components", "centres")
-        ),
-        float(at["rbf_width"]),
+    mean, components, centres = (
+        torch.from_numpy(np.ascontiguousarray(at[name].values)) for name in ("mean", "components", "centres")
     )
+    frozen = Basis(mean, components, centres, float(at["rbf_width"]))
     columns = columns_of(window, int(basis.attrs["state_rank"]))
     beta = torch.from_numpy(at["coefficient"].values)
     states = frozen.states(attention_input.cpu().double())
