@@ -205,15 +205,18 @@ def _survey(
         model.learned_positions and strategy.needs_means,
     )
     done, total = 0, texts.tokens("reference")
+
+    def add(layer: Layer) -> None:
+        if not bool(torch.isfinite(layer.attention_input.sum())):
+            raise RunError(
+                f"layer {layer.index}: NaN in the states of reference documents {min(batch.document)} to "
+                f"{max(batch.document)}; run it in dtype float32, or leave these documents out"
+            )
+        means.add(layer.index, layer.attention_input)
+
     for batch in texts.batches(settings.micro_batch, "reference"):
         means.begin(batch.tokens)
-        capture(
-            model,
-            batch,
-            lambda layer: means.add(layer.index, layer.attention_input),
-            layers=settings.layers,
-            checked=checked,
-        )
+        capture(model, batch, add, layers=settings.layers, checked=checked)
         done += batch.tokens.numel()
         report("reference", done, total)
     means.finish()

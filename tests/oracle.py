@@ -49,7 +49,7 @@ def track(z, w, tau, first_key=4):
 def since_break(texts):
     last, out = 0, []
     for j, text in enumerate(texts):
-        if "\n" in text or any(unicodedata.category(c)[0] == "P" for c in text):
+        if "\n" in text or "\r" in text or any(unicodedata.category(c)[0] == "P" for c in text):
             last = j
         out.append(j - last)
     return out

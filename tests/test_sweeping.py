@@ -181,14 +181,25 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(model: Model
         sweep(model, read(model, write_documents(20)), out=tmp_path / "file" / "out")
 
 
-def test_scores_that_are_not_numbers_stop_the_run_and_name_the_place(model: Model, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("fit", r"layer 1, head 2, window \d+ of document \d+: NaN"),
+        ("reference", r"layer 2: NaN in the states of reference documents \d+ to \d+"),
+    ],
+)
+def test_scores_that_are_not_numbers_stop_the_run_and_name_the_place(
+    model: Model, tmp_path: Path, stage: str, message: str
+) -> None:
     texts = read(model, write_documents(20))
+    surveyed = 1 + math.ceil(texts.windows("reference") / 4)  # the check, then the survey
+    sound = surveyed + 2 if stage == "fit" else 2
     calls = 0
 
     def spoil(_module: object, _inputs: object, scores: torch.Tensor) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        if calls < 4:
+        if calls <= sound:
             return scores
         scores = scores.clone()
         scores[0, 2, 20, 6] = math.nan
@@ -196,7 +207,7 @@ def test_scores_that_are_not_numbers_stop_the_run_and_name_the_place(model: Mode
 
     handle = model.bridge.blocks[1].attn.hook_attn_scores.register_forward_hook(spoil)
     try:
-        with pytest.raises(RunError, match=r"layer 1, head 2, window \d+ of document \d+: NaN"):
+        with pytest.raises(RunError, match=message):
             sweep(model, texts, reference="zero", state_rank=4, out=tmp_path)
     finally:
         handle.remove()

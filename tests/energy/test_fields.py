@@ -79,4 +79,9 @@ def test_what_the_result_does_not_hold_is_refused(study, change, message):
     basis, pieces, tokens, inputs = study
     arguments = {"layer": 0, "head": 0, "term": "track", "tokens": tokens, **change}
     with pytest.raises(RequestError, match=message):
-        compute_term(basis, attention_input=inputs[0], prosody=Prosody(pieces), **arguments)
+        compute_term(
+            basis,
+            attention_input=inputs[0][:, : arguments["tokens"].shape[1]],
+            prosody=Prosody(pieces),
+            **arguments,
+        )
