@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.models import Model, native_logits
 
-PATTERN_BOUND = {torch.float64: 1e-5, torch.float32: 1e-5}  # |softmax(scores) - pattern|, compared in float32
+PATTERN_BOUND = 1e-5  # |softmax(scores) - pattern|, compared in float32
 PATTERN_BOUND_HALF = 1e-2
 LOGIT_BOUND = 1e-3  # of the logit scale, to the module's own attention
 LOGIT_BOUND_HALF = 1e-2  # half precision rounds at 4e-3
@@ -155,11 +155,13 @@ def check(model: Model, batch: Batch) -> Checked:
     """
     tokens, _ = _tokens(batch, model)
     tokens = tokens[:CHECKED_WINDOWS]
-    half = model.dtype not in PATTERN_BOUND
+    half = model.dtype not in (torch.float32, torch.float64)
     found: dict[int, tuple[str, int | None, float, float]] = {}
     with torch.inference_mode(), ExitStack() as stack:
         for layer in range(model.layers):
-            stack.enter_context(_comparing(model, layer, PATTERN_BOUND_HALF if half else 1e-5, found))
+            stack.enter_context(
+                _comparing(model, layer, PATTERN_BOUND_HALF if half else PATTERN_BOUND, found)
+            )
         logits = _forward(model, tokens, None, 0)
     own = native_logits(model, tokens)
     scale = own.float().abs().max().item()
@@ -225,9 +227,8 @@ def _forward(model: Model, tokens: Tensor, attention_mask: Tensor | None, keep: 
     keywords: dict[str, Any] = {} if attention_mask is None else {"attention_mask": attention_mask}
     # a bridge may have been built to collect every pattern: that would hold them all
     logits = model.bridge(tokens, use_cache=False, output_attentions=False, logits_to_keep=keep, **keywords)
-    expected = keep or tokens.shape[1]
-    # keyword arguments a model does not know are swallowed on the way
-    return logits if logits.shape[1] == expected else logits[:, -expected:]
+    # a model that does not know `logits_to_keep` swallows it and returns them all
+    return logits[:, -(keep or tokens.shape[1]) :]
 
 
 @dataclass(frozen=True)

@@ -80,25 +80,24 @@ def _of(layers: Sequence[int], estimates: Mapping[int, Estimate]) -> Estimate:
 
 def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int]) -> xarray.Dataset:
     dims = ("layer", "term", "head")
-    each = {layer: fits[layer] for layer in layers}
     codes = gathered.rhythm.sum(0).nonzero()[:, 0]
     columns = rhythm_of_codes(codes).numpy()
     counts = gathered.rhythm[:, codes].numpy()
     tracks = (len(layers), len(WIDTHS), len(TAUS), -1)
-    grid = np.stack([each[layer].track_gain_by_fold.mean(0) for layer in layers]).reshape(tracks)
-    chosen = np.stack([each[layer].chosen for layer in layers])
-    agree = np.stack([(each[layer].chosen_without == each[layer].chosen).mean(0) for layer in layers])
-    by_fold = np.stack([each[layer].gain_by_fold for layer in layers])
+    grid = np.stack([fits[layer].track_gain_by_fold.mean(0) for layer in layers]).reshape(tracks)
+    chosen = np.stack([fits[layer].chosen for layer in layers])
+    agree = np.stack([(fits[layer].chosen_without == fits[layer].chosen).mean(0) for layer in layers])
+    by_fold = np.stack([fits[layer].gain_by_fold for layer in layers])
     variables = {
         "share": _label(
             dims,
-            np.stack([each[layer].share for layer in layers]),
+            np.stack([fits[layer].share for layer in layers]),
             "1",
             "variance of the fitted term over the row-centred energy variance (the track's within keys)",
         ),
         **_interval(
             "gain",
-            _of(layers, {layer: each[layer].gain for layer in layers}),
+            _of(layers, {layer: fits[layer].gain for layer in layers}),
             dims,
             "1",
             "share of held-out energy variance the term explains over its base",
@@ -106,7 +105,7 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
         ),
         **_interval(
             "marginal_gain",
-            _of(layers, {layer: each[layer].marginal_gain for layer in layers}),
+            _of(layers, {layer: fits[layer].marginal_gain for layer in layers}),
             dims,
             "1",
             "held-out share over nothing (track: over distance)",
@@ -115,14 +114,14 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
         "gain_by_fold": _label(("layer", "fold", "term", "head"), by_fold, "1", "held-out gain of each fold"),
         **_interval(
             "gain_without_state",
-            _of(layers, {layer: Estimate.of_folds(each[layer].gain_alone_by_fold) for layer in layers}),
+            _of(layers, {layer: Estimate.of_folds(fits[layer].gain_alone_by_fold) for layer in layers}),
             GRID,
             "1",
             "rhythm's held-out share over nuisance and track alone",
         ),
         **_interval(
             "rhythm_tail",
-            _of(layers, {layer: _tail(each[layer], columns, counts) for layer in layers}),
+            _of(layers, {layer: _tail(fits[layer], columns, counts) for layer in layers}),
             GRID,
             "nats",
             "rhythm field's energy at tokens, 99 % quantile minus median",
@@ -132,7 +131,7 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
             _of(
                 layers,
                 {
-                    layer: Estimate.of_jackknife(each[layer].track, each[layer].track_without)
+                    layer: Estimate.of_jackknife(fits[layer].track, fits[layer].track_without)
                     for layer in layers
                 },
             ),

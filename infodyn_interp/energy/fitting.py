@@ -65,7 +65,7 @@ class Fit:
         coefficient: row-gauge coefficients of all columns on all folds (nats per unit); of the nine tracks only the
             chosen one's is not 0.
         coefficient_without: the same, each fold left out.
-        track: within-key coefficient c of the chosen track (a well is c < 0), and `track_nuisance` N's beside it.
+        track: within-key coefficient c of the chosen track (a well is c < 0).
         track_without: c, each fold left out.
         chosen: index of the chosen (width, tau) among the nine tracks; `chosen_without` inside each training fold.
         share: variance of each fitted term over the row-centred energy variance; the track's within keys.
@@ -82,7 +82,6 @@ class Fit:
     coefficient: Float[np.ndarray, "head column"]
     coefficient_without: Float[np.ndarray, "fold head column"]
     track: Float[np.ndarray, " head"]
-    track_nuisance: Float[np.ndarray, "head nuisance"]
     track_without: Float[np.ndarray, "fold head"]
     chosen: Int[np.ndarray, " head"]
     chosen_without: Int[np.ndarray, "fold head"]
@@ -187,7 +186,6 @@ def fit(moments: Moments) -> Fit:
         coefficient=whole.full.T,
         coefficient_without=np.stack([train.full.T for train in trained]),
         track=whole.track,
-        track_nuisance=whole.track_nuisance.T,
         track_without=np.stack([train.track for train in trained]),
         chosen=whole.chosen,
         chosen_without=np.stack([train.chosen for train in trained]),
@@ -209,7 +207,6 @@ class _Trained:
     without: dict[str, np.ndarray]  # block left out -> N + T + the rest, row gauge
     chosen: np.ndarray
     track: np.ndarray
-    track_nuisance: np.ndarray
     nuisance_within: np.ndarray
     tracks_within: list[np.ndarray]  # N + each track, within keys
     marginal: dict[str, np.ndarray]
@@ -229,7 +226,6 @@ def _fit_without(
     within = _System.of(gram_within, cross_within, n, within_scale)
     tracks_within, chosen, c = _choose_track(within, places["track"], within_scale)
     heads = np.arange(cross.shape[1])
-    picked = np.stack(tracks_within)[chosen, :, heads].T
 
     d = blocks["distance"].stop
     keep = np.concatenate([np.arange(d), places["track"]])
@@ -261,7 +257,6 @@ def _fit_without(
         solved,
         chosen,
         c,
-        picked[:n],
         within.solve(np.arange(0)),
         tracks_within,
         marginal,
