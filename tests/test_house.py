@@ -116,7 +116,11 @@ def clone(tmp_path):
 
 
 def make(folder, *words):
-    ended = subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, timeout=60)
+    """`make` as typed by a user: a make above this one (`make test`) would have it print its folders."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    ended = subprocess.run(
+        ["make", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
     return ended.returncode, ended.stdout, [line for line in ended.stderr.splitlines() if "***" not in line]
 
 
