@@ -6,7 +6,7 @@ from .errors import RequestError, RunError
 
 __version__ = "0.1.0"
 
-_MODULES = ("energy", "figures", "hooks", "models", "results", "texts")
+_MODULES = ("energy", "figures", "hooks", "identify", "models", "planted", "results", "texts")
 _FUNCTIONS = {
     "capture": "hooks",
     "export": "results",

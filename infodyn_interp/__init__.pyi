@@ -1,7 +1,9 @@
 from . import energy as energy
 from . import figures as figures
 from . import hooks as hooks
+from . import identify as identify
 from . import models as models
+from . import planted as planted
 from . import results as results
 from . import texts as texts
 from .errors import RequestError as RequestError

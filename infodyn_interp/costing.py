@@ -18,7 +18,8 @@ from infodyn_interp.energy.terms import Prosody
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Layer, capture, check
 from infodyn_interp.models import Model, unbridged
-from infodyn_interp.sweeping import Measurement, Settings, torch_threads
+from infodyn_interp.sweeping import Settings, torch_threads
+from infodyn_interp.sweeping.passes import Measurement, Study
 from infodyn_interp.texts import Batch, read_pieces
 
 MIB = 2**20
@@ -113,7 +114,10 @@ def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[
 
     def measurement(reference: str) -> Measurement:
         strategy = choose_reference(reference)
-        return Measurement(model, tokens.shape[1], 1, settings, prosody, strategy, means, checked, bases)
+        study = Study(
+            model, tokens.shape[1], 1, settings.layers, state_rank, prosody, strategy, means, checked, bases
+        )
+        return Measurement(study)
 
     plain, full = measurement("zero"), measurement("lexical")
 

@@ -1,10 +1,10 @@
 """The only place that adds hooks: one forward pass, each layer handed over as a `Layer` view and dropped.
 
 Nothing is stored: a visitor sees a layer while the forward pass stands there, takes what it needs, and the next layer
-follows. Hooks read and never write; the second look at an attention module (`Layer.look_again`) runs apart from them.
+follows. Those hooks read and never write, and the second look at an attention module (`Layer.look_again`) runs apart
+from them. The one change made to a model is an energy in its live scores, undone on leaving (`bent_scores`).
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.models import Model, native_logits
@@ -303,7 +304,8 @@ class _Reader:
     def hooks(self) -> Iterator[Any]:
         """Register every declared hook."""
         block, attention = self._block, self._block.attn
-        yield attention.register_forward_pre_hook(self._on_attention_input, with_kwargs=True)
+        # before any other: a second look must not inherit a mask that `bent_scores` has bent
+        yield attention.register_forward_pre_hook(self._on_attention_input, with_kwargs=True, prepend=True)
         if self._from_pattern:
             yield attention.hook_pattern.register_forward_hook(self._on("scores", (2, 3)))
         else:
@@ -346,7 +348,7 @@ class _Reader:
         if self._looking:
             return
         self._call = args, kwargs
-        self._take("attention_input", kwargs["hidden_states"] if "hidden_states" in kwargs else args[0], (1,))
+        self._take("attention_input", _attention_input(args, kwargs), (1,))
 
     def _on_attention_output(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
         if not self._looking and self._last == "attention":
@@ -397,7 +399,7 @@ class _Reader:
         point = attention.hook_pattern if self._from_pattern else attention.hook_attn_scores
         self._looking = True
         try:
-            with _only(point, keep):
+            with _only(point._forward_hooks, keep), _only(attention._forward_pre_hooks):
                 attention(*args, **kwargs)
         except _Stop:
             pass
@@ -432,14 +434,98 @@ def _reading(
 
 
 @contextmanager
-def _only(point: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    """Run a hook point with one hook alone: what others add to the live scores is not part of a second look."""
-    others = point._forward_hooks
-    point._forward_hooks = OrderedDict({-1: hook})
+def _only(hooks: dict[int, Callable[..., Any]], *alone: Callable[..., Any]) -> Iterator[None]:
+    """Set a module's hooks aside for others: what they do to the live scores is not part of a second look."""
+    others = dict(hooks)
+    hooks.clear()
+    hooks.update({-1 - place: hook for place, hook in enumerate(alone)})
     try:
         yield
     finally:
-        point._forward_hooks = others
+        hooks.clear()
+        hooks.update(others)
+
+
+def _attention_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+
+Energy = Callable[[int, Tensor, Tensor], Tensor | None]
+
+
+@contextmanager
+def bent_scores(model: Model, layers: Iterable[int], energy: Energy) -> Iterator[None]:
+    """Plant an energy: while open, the live scores of some layers are `scores - energy` and the model uses them.
+
+    Taking a fitted term out plants its negative, since `scores = reference - energy` (seed 1.1). `capture` sees the
+    bent scores and what follows from them; `Layer.look_again` does not, and `check` finds that the model is another
+    than its module: check before. Bends add up where they are nested.
+
+    Args:
+        model: from `open_model`.
+        layers: the layers to bend.
+        energy: of a layer's index, its live attention input `[window, key, direction]` and the token ids
+            `[window, key]`: nats `[window, head, query, key]`, or None to leave the layer alone in this pass. Windows
+            are as the model receives them, padding included.
+
+    Raises:
+        RequestError: a layer that is not there, or (during a forward pass) one whose scores cannot be bent.
+    """
+    batch: list[Tensor] = []
+
+    def remember(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        batch[:] = [args[0] if args else kwargs["input"]]
+
+    with ExitStack() as stack:
+        stack.callback(model.bridge.register_forward_pre_hook(remember, with_kwargs=True).remove)
+        for layer in choose_layers(model, layers):
+            for handle in _Bend(model, layer, energy, batch).hooks():
+                stack.callback(handle.remove)
+        yield
+
+
+class _Bend:
+    """One layer's hooks while its scores are bent."""
+
+    def __init__(self, model: Model, layer: int, energy: Energy, batch: list[Tensor]) -> None:
+        self._attention = model.bridge.blocks[layer].attn
+        self._where, self._layer = f"{model.name}: layer {layer}", layer
+        self._energy, self._batch = energy, batch
+        self._waiting: list[Tensor] = []
+
+    def hooks(self) -> Iterator[Any]:
+        """Register them; ahead of the readers', which are to see bent scores."""
+        attention = self._attention
+        # opt, gptj: the module they wrap computes attention and shows it afterwards; its mask is added to the scores
+        if type(attention).forward is AttentionBridge.forward:
+            yield attention.register_forward_pre_hook(self._on_mask, with_kwargs=True)
+            return
+        yield attention.register_forward_pre_hook(self._on_input, with_kwargs=True)
+        yield attention.hook_attn_scores.register_forward_hook(self._on_scores, prepend=True)
+        yield attention.hook_pattern.register_forward_hook(self._on_use)
+        yield attention.register_forward_hook(self._on_use)
+
+    def _on_mask(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bent = self._energy(self._layer, _attention_input(args, kwargs), self._batch[0])
+        if bent is None:
+            return None
+        mask = kwargs.get("attention_mask")
+        if not (isinstance(mask, Tensor) and mask.ndim == bent.ndim and mask.is_floating_point()):
+            raise RequestError(f"{self._where}: its scores cannot be bent: no mask is added to them")
+        return args, {**kwargs, "attention_mask": mask - bent.to(mask)}
+
+    def _on_input(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bent = self._energy(self._layer, _attention_input(args, kwargs), self._batch[0])
+        self._waiting = [] if bent is None else [bent]
+
+    def _on_scores(self, _module: nn.Module, _inputs: Any, scores: Tensor) -> Tensor | None:
+        return scores - self._waiting.pop().to(scores) if self._waiting else None
+
+    def _on_use(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
+        if self._waiting:
+            raise RequestError(
+                f"{self._where}: its scores cannot be bent: they are shown after they are used"
+            )
 
 
 def refuse_nan(where: str, scores: Float[Tensor, "window head query key"]) -> None:

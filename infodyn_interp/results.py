@@ -15,11 +15,19 @@ import xarray
 from infodyn_interp.errors import RequestError, RunError, one_line
 
 FILE = "result.nc"
-TABLES = ("terms", "reference", "energy", "cost")
+TABLES = ("verdicts", "terms", "carry", "nulls", "reference", "energy", "cost")
 # What a term has of its own, beyond what all terms share.
 OWN = {
     "rhythm": ("gain_without_state", "rhythm_tail"),
     "track": ("track_coefficient", "width_chosen", "tau_chosen", "width_stable"),
+}
+# What each verdict row is about, for someone who never saw the theory.
+MEANING = {
+    "prosody": "what a token attracts by itself, whichever token asks (rhythm and state together)",
+    "rhythm": "the part of it that punctuation, word starts and distance from a break decide",
+    "state": "the part of it that the token's hidden state decides",
+    "track": "tokens like those that earlier tokens were like: a path worn by the text so far",
+    "carry": "what each query keeps of the query before it, key by key",
 }
 COORDINATES = {
     "layer": ("1", "layer of the model"),
@@ -37,6 +45,12 @@ COORDINATES = {
     "component": ("1", "principal component of the attention input"),
     "centre": ("1", "radial basis function"),
     "direction": ("1", "direction of the attention input"),
+    "null": ("1", "null model or null text"),
+    "lag": ("tokens", "queries between two rows"),
+    "rank": ("1", "rank of the nuisance's bilinear block"),
+    "query": ("tokens", "position of the query in the window"),
+    "document": ("1", "document by rank"),
+    "point": ("1", "point of a profile"),
 }
 
 Heads = str | Sequence[str] | None
@@ -109,9 +123,11 @@ def matching(folder: str | os.PathLike[str], run: Mapping[str, object]) -> xarra
 def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> pd.DataFrame:
     """One table of a result, tidy.
 
-    `terms` has a row per layer, head and term (gains and shares of row-centred energy variance; the columns
-    that one term has alone are NaN for the others); `reference` and `energy` a row per layer and head; `cost`
-    a row per stage. Units by column are in `.attrs["units"]`.
+    `verdicts` has a row per layer, head and term: the verdict, its reason and what to do about it, beside the gain it
+    was read from; `nulls` a row per null, layer, head and term with the model's gain less the null's on the same
+    documents; `carry`, `reference` and `energy` a row per layer and head. `terms` has a row per layer, head and term
+    (gains and shares of row-centred energy variance; the columns that one term has alone are NaN for the others);
+    `cost` a row per stage. Units by column are in `.attrs["units"]`.
 
     Args:
         heads: keep these heads only, as "10.3,12.0" or ["10.3", "12.0"] (layer.head).
@@ -119,19 +135,23 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         RequestError: no such table, or no such head in the result.
     """
     makers: dict[str, Callable[[xarray.Dataset], xarray.Dataset]] = {
+        "verdicts": _verdicts,
         "terms": _terms,
+        "carry": _plain_heads,
+        "nulls": lambda group: _keep(group, lambda variable: "null" in variable.dims),
         "reference": _plain_heads,
         "energy": _energy,
         "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
     }
     if name not in makers:
         raise RequestError(f"table {name}: there is none; the tables are {', '.join(TABLES)}")
-    if name not in result.children:
+    group = "verdicts" if name == "nulls" else name
+    if group not in result.children or (name == "nulls" and "null" not in result[group].dims):
         raise RequestError(f"table {name}: this result has no group {name}")
-    made = makers[name](result[name].to_dataset())
-    order = [dim for dim in ("layer", "head", "term", "stage") if dim in made.dims]
+    made = makers[name](result[group].to_dataset())
+    order = [dim for dim in ("null", "layer", "head", "term", "stage") if dim in made.dims]
     frame = made.to_dataframe(dim_order=order).reset_index()
-    for key in ("term", "stage"):
+    for key in ("null", "term", "stage"):
         if key in frame:
             frame[key] = frame[key].astype(str)
     if heads is not None and "head" in frame:
@@ -195,31 +215,74 @@ def summary(result: xarray.DataTree) -> str:
         f"Reference {reference.attrs.get('reference', '?')} from {about['tokens_reference']:,} tokens of"
         f" {about['reference_documents']:,} other documents:"
         f" {fits}.",
-        "Gain: the share of held-out row-centred energy variance that a term explains beyond its base,"
-        " with 95 % interval and t over folds of documents.",
+        "Question: what makes a head look where it looks, beyond what the words alone would ask for?",
+        "Gain: the share of held-out row-centred energy variance that a term explains beyond its base.",
+        "",
     ]
+    verdicts = table(result, "verdicts")
     terms = table(result, "terms")
-    for term in dict.fromkeys(terms["term"]):
-        rows = terms[(terms["term"] == term) & terms["gain"].notna()]
-        above = int((rows["gain_low"] > 0).sum())
-        line = f"  {term}: gain interval above 0 in {above} of {heads} heads"
-        if len(rows) < heads:
-            line += f" ({heads - len(rows)} not estimable)"
-        strongest = "; ".join(
-            f"{row.layer}.{row.head}: {row.gain:.3f} [{row.gain_low:.3f}, {row.gain_high:.3f}],"
-            f" t {row.gain_t:.1f}"
-            for row in rows.nlargest(3, "gain").itertuples()
-        )
-        lines.append(f"{line}; strongest {strongest}" if strongest else line)
-    lines.append("Verdicts are not computed in this version: a gain above 0 is not yet an identified term.")
+    for term in dict.fromkeys(verdicts["term"]):
+        lines += _about_term(term, verdicts[verdicts["term"] == term], terms[terms["term"] == term])
+    lines += _about_nulls(result)
     return "\n".join(lines)
+
+
+def _about_term(term: str, rows: pd.DataFrame, terms: pd.DataFrame) -> list[str]:
+    """What was found of a term, how sure, what would have been seen, and what to do next."""
+    heads, counts = len(rows), rows["verdict"].value_counts()
+    said = ", ".join(f"{verdict} in {count}" for verdict, count in counts.items())
+    lines = [f"{term}: {MEANING.get(term, term)}.", f"  {said} of {heads} heads."]
+    found = rows[rows["verdict"] == "IDENTIFIED"]
+    if len(found) and term in set(terms["term"]):
+        strongest = terms.merge(found[["layer", "head"]]).nlargest(3, "gain").itertuples()
+        named = "; ".join(
+            f"{row.layer}.{row.head}: gain {row.gain:.3f} [{row.gain_low:.3f}, {row.gain_high:.3f}]"
+            for row in strongest
+        )
+        lines.append(f"  Strongest (95 % interval over documents): {named}.")
+    elif len(found):
+        best = found.nlargest(1, "gain").iloc[0]
+        lines.append(f"  Strongest {best['layer']}.{best['head']}: {best['reason']}.")
+    confounders = rows.loc[rows["verdict"] == "CONFOUNDED", "confounder"].value_counts()
+    if len(confounders):
+        lines.append(
+            "  Confounded with " + ", ".join(f"{name} ({count})" for name, count in confounders.items()) + "."
+        )
+    if "limit" in rows and (limits := rows["limit"].dropna()).size:
+        middle = limits.median()
+        size = f"a share of {middle:.3f}" if np.isfinite(middle) else "not even a share of .5"
+        lines.append(f"  Would have been seen in half the heads: {size} of energy variance.")
+    common = counts.index[0]
+    lines.append(f"  Next: {rows.loc[rows['verdict'] == common, 'advice'].iloc[0]}.")
+    return lines
+
+
+def _about_nulls(result: xarray.DataTree) -> list[str]:
+    if "null" not in result["verdicts"].dims:
+        return []
+    nulls = table(result, "nulls")
+    lines = [
+        "",
+        "Beside the nulls, on the same documents: heads whose gain lies above the null's, interval over documents.",
+    ]
+    for null in dict.fromkeys(nulls["null"]):
+        parts = []
+        for term in dict.fromkeys(nulls["term"]):
+            rows = nulls[(nulls["null"] == null) & (nulls["term"] == term) & nulls["contrast"].notna()]
+            if len(rows):
+                said = f"{term} {int((rows['contrast_low'] > 0).sum())} of {len(rows)}"
+                identified = int((rows["null_verdict"] == "IDENTIFIED").sum())
+                parts.append(said + (f" (IDENTIFIED in the null: {identified})" if identified else ""))
+        lines.append(f"  {null}: {', '.join(parts)}.")
+    return lines
 
 
 def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every table as `folder/NAME.parquet` (units in the file's metadata) and return the paths."""
     files = []
     for name in TABLES:
-        if name in result.children:
+        group = "verdicts" if name == "nulls" else name
+        if group in result.children and (name != "nulls" or "null" in result[group].dims):
             files.append(Path(folder) / f"{name}.parquet")
             with _whole(files[-1]) as beside:
                 table(result, name).to_parquet(beside, engine="pyarrow")
@@ -233,6 +296,14 @@ def _terms(group: xarray.Dataset) -> xarray.Dataset:
             if name in group:
                 plain[name] = group[name].where(group["term"] == term).assign_attrs(group[name].attrs)
     return plain
+
+
+def _verdicts(group: xarray.Dataset) -> xarray.Dataset:
+    wanted = ("verdict", "confounder", "gain", "bound", "q", "split_half", "swap_p", "limit", "reason")
+    kept = group[[name for name in wanted if name in group]]
+    advice = json.loads(group.attrs["advice"])
+    words = np.vectorize(lambda verdict: advice[verdict], otypes=[object])(kept["verdict"].values)
+    return kept.assign(advice=(kept["verdict"].dims, words, {"units": "text"}))
 
 
 def _plain_heads(group: xarray.Dataset) -> xarray.Dataset:

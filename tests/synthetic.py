@@ -3,10 +3,17 @@
 import json
 
 import numpy as np
+import pandas as pd
 import xarray
 from scipy import stats
 
 TERMS = ("prosody", "rhythm", "state", "track")
+ROWS = (*TERMS, "carry")
+VERDICTS = ("IDENTIFIED", "WEAK", "CONFOUNDED", "ABSENT", "NOT_ESTIMABLE")
+NULLS = ("untrained", "permuted_weights", "shuffled_tokens", "permuted_queries", "swapped_documents")
+LAGS = (1, 2, 3, 4, 6, 8, 12, 16)
+RANKS = (0, 4, 8, 16, 32)
+BLOCKS = {"distance": 30, "kernels": 3, "bilinear": 64, "track": 9, "rhythm": 9, "state": 24}
 PARTS = ("energy", "rhythm", "state", "track", "nuisance", "residual")
 PAIRS = ("prosody-track", "prosody-nuisance", "track-nuisance")
 STAGES = ("count", "reference", "fit", "reduce")
@@ -42,6 +49,11 @@ def make_result(
             "/reference": _reference(draw, grid),
             "/energy": _energy(draw, grid),
             "/terms": _terms(draw, grid, folds),
+            "/verdicts": _verdicts(draw, grid),
+            "/carry": _carry(draw, grid, window),
+            "/spectrum": _spectrum(draw, grid),
+            "/profile": _profile(draw, grid),
+            "/limits": _limits(draw, grid),
             "/cost": _cost(),
         }
     )
@@ -93,7 +105,6 @@ def _run(layer: np.ndarray, folds: int, window: int, seed: int) -> dict[str, obj
         "parity_pattern": 2.4e-7,
         "zero_share": 0.0,
         "score_source": json.dumps(["scores"] * len(layer)),
-        "verdicts": "not computed",
     }
 
 
@@ -274,6 +285,263 @@ def _terms(draw: np.random.Generator, grid: dict[str, np.ndarray], folds: int) -
     )
     coords = {**grid, "term": list(TERMS), "fold": np.arange(folds), "width": list(WIDTHS), "tau": list(TAUS)}
     return xarray.Dataset(data, coords=coords)
+
+
+def _verdicts(draw: np.random.Generator, grid: dict[str, np.ndarray]) -> xarray.Dataset:
+    shape = len(grid["layer"]), len(grid["head"]), len(ROWS)
+    rates = np.array(
+        [
+            [0.7, 0.1, 0.1, 0.05, 0.05],
+            [0.3, 0.3, 0.2, 0.1, 0.1],
+            [0.6, 0.2, 0.1, 0.1, 0],
+            [0.1, 0.2, 0.2, 0.3, 0.2],
+            [0.5, 0.1, 0.2, 0.1, 0.1],
+        ]
+    )
+    verdict = (draw.random(shape)[..., None] > rates.cumsum(-1)).sum(-1).clip(max=len(VERDICTS) - 1)
+    words = np.array(VERDICTS, dtype=object)
+    gain = draw.gamma(1.0, 1.0, shape) * np.array([0.09, 0.01, 0.07, 0.02, 0.3])
+    kept = np.array([0.1, 0.3, 0.7, 0.05, 0.0])[:, None, None, None]
+    null_gain = kept * gain + draw.normal(scale=0.003, size=(len(NULLS), *shape))
+    null_gain[NULLS.index("permuted_queries"), ..., :-1] = np.nan
+    null_gain[NULLS.index("swapped_documents"), ..., -1] = np.nan
+    half = draw.gamma(4, 0.0015, null_gain.shape) * np.array([1, 1, 1, 1, 5])
+    confounder = np.where(verdict == VERDICTS.index("CONFOUNDED"), "kernels", "").astype(object)
+    null_verdict = words[np.where(draw.random(null_gain.shape) < 0.04, 0, 4)]
+    null_verdict[np.isnan(null_gain)] = ""
+    dims, by_null = ("layer", "head", "term"), ("null", "layer", "head", "term")
+    data = {
+        "verdict": variable(dims, words[verdict], "verdict", "what may be said of the term"),
+        "reason": variable(dims, np.full(shape, "gain 0.0100, bound 0.0080", object), "text", "what decided"),
+        "confounder": variable(dims, confounder, "text", "with what, where CONFOUNDED"),
+        "gain": variable(dims, gain, "1", "held-out share; carry: log(V(long) / V(1))"),
+        "bound": variable(dims, gain - 0.004, "1", "one-sided lower 95 % bound of the gain"),
+        "p": variable(dims, draw.random(shape) ** 4, "1", "one-sided p of a gain of 0"),
+        "q": variable(dims, draw.random(shape) ** 3, "1", "p adjusted over the row (Benjamini-Hochberg)"),
+        "marginal_bound": variable(dims, gain - 0.002, "1", "lower bound of the marginal gain"),
+        "split_half": variable(
+            dims,
+            np.where(np.arange(len(ROWS)) == 4, np.nan, draw.uniform(0.4, 1, shape)),
+            "1",
+            "correlation of the fields fitted to two halves",
+        ),
+        "swap_p": variable(dims, np.full(shape, np.nan), "1", "p of the swap gate; NaN where there was none"),
+        "track_left": variable(dims[:2], draw.uniform(0.02, 0.5, shape[:2]), "1", "share of the track left"),
+        "tests": variable(("term",), np.full(len(ROWS), shape[0] * shape[1]), "1", "tests of the family"),
+        "cutoff": variable(("term",), np.full(len(ROWS), 0.02), "1", "largest p that counts as discovered"),
+        "null_verdict": variable(by_null, null_verdict, "verdict", "verdict of the null"),
+        "null_gain": variable(by_null, null_gain, "1", "gain of the null"),
+        "contrast": variable(by_null, gain - null_gain, "1", "gain of the model minus that of the null"),
+        "contrast_low": variable(by_null, gain - null_gain - half, "1", "lower end of its 95 % interval"),
+        "contrast_high": variable(by_null, gain - null_gain + half, "1", "upper end of its 95 % interval"),
+    }
+    thresholds = {"small": 0.1, "least_sill": 0.05, "least_sill_ladder": 0.5}
+    coords = {**grid, "term": list(ROWS), "null": _axis("null", list(NULLS), "1", "null model")}
+    attrs = {
+        "thresholds": json.dumps(thresholds),
+        "advice": json.dumps({name: f"do something about {name}" for name in VERDICTS}),
+    }
+    return xarray.Dataset(data, coords=coords, attrs=attrs)
+
+
+def _axis(name: str, values: object, units: str, long_name: str) -> xarray.Variable:
+    return variable((name,), values, units, long_name)
+
+
+def _carry(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) -> xarray.Dataset:
+    shape = len(grid["layer"]), len(grid["head"])
+    plain, lag, rank = ("layer", "head"), np.array(LAGS), np.array(RANKS)
+    rho, nugget, sill = draw.uniform(0.3, 0.85, shape), draw.gamma(9, 0.02, shape), draw.gamma(2, 0.04, shape)
+    left = 1 - draw.uniform(0, 0.5, shape)[..., None] * rank / (rank + 8)
+    noise = 1 + draw.normal(scale=0.02, size=(2, *shape, len(lag)))
+    curve = nugget[..., None] + sill[..., None] * (1 - rho[..., None] ** lag)
+    rising = 0.4 * (1 - np.exp(-np.arange(window) / 20)) * draw.uniform(0.5, 1.2, (shape[0], 1))
+    rising[:, :12] = np.nan
+    data = {
+        "sill": variable(plain, sill, "nats^2", "stationary variance of the carry-over"),
+        "nugget": variable(plain, nugget, "nats^2", "variance of what no step keeps"),
+        "sill_share": variable(plain, sill / draw.uniform(0.4, 2, shape), "1", "sill over energy variance"),
+        "misfit": variable(plain, draw.uniform(0.005, 0.05, shape), "1", "RMS of variogram minus fit"),
+        "rho_nine": variable(plain, rho - 0.02, "1", "rho with all nine tracks taken out"),
+        "sill_nine": variable(plain, 0.9 * sill, "nats^2", "sill with all nine tracks taken out"),
+        "variogram": variable((*plain, "lag"), curve * noise[0], "nats^2", "half the squared difference"),
+        "variogram_permuted": variable(
+            (*plain, "lag"), (nugget + sill)[..., None] * noise[1], "nats^2", "the same, queries permuted"
+        ),
+        "magnitude": variable(
+            (*plain, "query"), np.broadcast_to(rising[:, None], (*shape, window)), "nats", "|M_t|"
+        ),
+    }
+    for suffix, scale in (("", 1.0), ("_nine", 0.9)):
+        values = scale * sill[..., None] * left * (1 + draw.normal(scale=0.03, size=left.shape))
+        data[f"ladder_sill{suffix}"] = variable((*plain, "rank"), values, "nats^2", "sill by rank")
+        data[f"ladder_rho{suffix}"] = variable((*plain, "rank"), rho[..., None] * left, "1", "rho by rank")
+    ends = {
+        "rho": (rho, 0.08, plain),
+        "gain": (np.log1p(sill / nugget), 0.05, plain),
+        "layer_magnitude": (rising, 0.03, ("layer", "query")),
+    }
+    for name, (middle, half, dims) in ends.items():
+        data[name] = variable(dims, middle, "1", name)
+        data[f"{name}_low"] = variable(dims, middle - half, "1", f"{name}, lower 95 %")
+        data[f"{name}_high"] = variable(dims, middle + half, "1", f"{name}, upper 95 %")
+    coords = {
+        **grid,
+        "lag": _axis("lag", lag, "tokens", "lag of two queries"),
+        "rank": _axis("rank", rank, "1", "rank of the bilinear nuisance"),
+        "query": _axis("query", np.arange(window), "tokens", "position of the query"),
+    }
+    return xarray.Dataset(data, coords=coords)
+
+
+def _spectrum(draw: np.random.Generator, grid: dict[str, np.ndarray]) -> xarray.Dataset:
+    """Eigenvalues from stiff to sloppy, the last two below the floor, one column of the second layer constant."""
+    layer, directions, blocks = grid["layer"], sum(BLOCKS.values()), len(BLOCKS)
+    place = np.linspace(0, 1, directions)
+    eigenvalue = 30 * np.exp(-9 * place - 4 * place**8) * draw.uniform(0.8, 1.25, (len(layer), 1))
+    eigenvalue[:, -2:] = [1e-9, -3e-12]
+    eigenvalue[1:2, -1] = np.nan
+    centre = np.array([0.9, 0.2, 0.5, 0.1, 0.6, 0.3])
+    share = np.exp(-8 * (place[:, None] - centre) ** 2) * draw.gamma(
+        1.0, 1.0, (len(layer), directions, blocks)
+    )
+    share /= share.sum(-1, keepdims=True)
+    share[np.isnan(eigenvalue)] = np.nan
+    return xarray.Dataset(
+        {
+            "eigenvalue": variable(("layer", "direction"), eigenvalue, "1", "Fisher information"),
+            "floored": variable(
+                ("layer", "direction"),
+                np.where(np.isnan(eigenvalue), np.nan, eigenvalue < 3e-5),
+                "1",
+                "1 below the floor",
+            ),
+            "block_share": variable(
+                ("layer", "direction", "block"), share, "1", "squared loading on each block"
+            ),
+        },
+        coords={"layer": layer, "block": _axis("block", list(BLOCKS), "1", "block of columns")},
+    )
+
+
+def _profile(draw: np.random.Generator, grid: dict[str, np.ndarray], points: int = 41) -> xarray.Dataset:
+    shape = len(grid["layer"]), len(grid["head"])
+    plain, rho = ("layer", "head"), np.linspace(0, 0.995, points)
+    best, threshold = draw.uniform(0.3, 0.85, shape), draw.uniform(2, 6, shape)
+    half = draw.uniform(0.05, 0.2, shape)
+    rise = threshold[..., None] * ((rho - best[..., None]) / half[..., None]) ** 2
+    kept = draw.random((shape[0], len(WIDTHS), len(TAUS), shape[1])) < 0.4
+    kept[:, 1, 1] = True
+    disagree = draw.random(shape) < 0.2
+    data = {
+        "rise": variable((*plain, "point"), rise, "1", "squares over the least, less one"),
+        "threshold": variable(plain, threshold, "1", "rise up to which rho is not rejected"),
+        "best": variable(plain, best, "1", "rho of the least squares"),
+        "low": variable(plain, (best - half).clip(0), "1", "lower end of the profile's interval"),
+        "high": variable(plain, (best + half).clip(max=0.995), "1", "upper end of the profile's interval"),
+        "fisher_low": variable(plain, best - 1.1 * half, "1", "lower end of the jackknife's interval"),
+        "fisher_high": variable(plain, best + 0.9 * half, "1", "upper end of the jackknife's interval"),
+        "disagree": variable(plain, disagree.astype(float), "1", "1 where the two intervals differ"),
+        "kept": variable(("layer", "width", "tau", "head"), kept.astype(float), "1", "1 where not rejected"),
+    }
+    coords = {
+        **grid,
+        "rho": variable(("point",), rho, "1", "what one step keeps"),
+        "width": list(WIDTHS),
+        "tau": list(TAUS),
+    }
+    return xarray.Dataset(data, coords=coords)
+
+
+def _limits(draw: np.random.Generator, grid: dict[str, np.ndarray]) -> xarray.Dataset:
+    shape = len(grid["layer"]), len(ROWS), len(grid["head"])
+    share = np.exp(draw.normal(-3, 0.8, shape)) * np.array([1, 0.3, 1, 0.5, 1.5])[:, None]
+    share = share.clip(0.002)
+    share[share > 0.5] = np.inf
+    share[draw.random(shape) < 0.15] = np.nan
+    share[:, 0] = np.nan
+    dims = ("layer", "term", "head")
+    return xarray.Dataset(
+        {"share": variable(dims, share, "1", "share of energy variance that half of the runs identify")},
+        coords={**grid, "term": list(ROWS)},
+    )
+
+
+def make_calibration(documents: tuple[int, ...] = (16, 24), runs: int = 60, seed: int = 0) -> pd.DataFrame:
+    """A table like the one of `calibrate`: the rate of each verdict by world, term and documents."""
+    draw = np.random.default_rng(seed)
+    present = {
+        "noise": (),
+        "key_effects": (),
+        "similarity": (),
+        "bilinear_32_persistent": (),
+        "carry": ("carry",),
+        "prosody_20": ("prosody", "rhythm", "state"),
+        "track_off_grid": ("track",),
+        "all_three": ROWS,
+    }
+    rows = []
+    for count in documents:
+        for world, there in present.items():
+            for term in ROWS:
+                rate = np.array(
+                    [0.95, 0.03, 0.01, 0, 0.01] if term in there else [0.01, 0.04, 0.15, 0.2, 0.6]
+                )
+                rates = draw.multinomial(runs, rate) / runs
+                named = dict(zip((word.lower() for word in VERDICTS), rates, strict=True))
+                rows.append(
+                    {"world": world, "term": term, "present": term in there}
+                    | named
+                    | {"runs": runs, "documents": count}
+                )
+    return pd.DataFrame(rows)
+
+
+def make_ablation(
+    term: str = "track", documents: int = 12, placebos: int = 10, seed: int = 0
+) -> xarray.Dataset:
+    """A Dataset like the one of `ablate`: changes of the outputs where a term is removed, and under placebos."""
+    draw = np.random.default_rng(seed)
+    measures, kinds = (
+        {"loss": "nats", "kl": "nats", "inertia": "1", "repeats": "1"},
+        ("permuted", "other_document"),
+    )
+    scale = np.array([0.3, 0.2, 0.02, 0.004])
+    removed = scale * (1.5 + draw.normal(scale=0.6, size=(documents, 4)))
+    placebo = scale * (0.6 + draw.normal(scale=0.6, size=(2, placebos, documents, 4)))
+    placebo[1, placebos - 1 :] = np.nan
+    by_kind = removed - np.nanmean(placebo, 1)
+    data = {"intact": variable(("measure",), 10 * scale, "1", "the intact model's")}
+    for name, values, dims in (
+        ("removed", removed, ()),
+        ("placebo", placebo, ("kind", "placebo")),
+        ("difference", by_kind.mean(0), ()),
+        ("difference_by_kind", by_kind, ("kind",)),
+    ):
+        middle = values.mean(-2)
+        half = stats.t.ppf(0.975, documents - 1) * values.std(-2, ddof=1) / np.sqrt(documents)
+        for end, part in (("", middle), ("_low", middle - half), ("_high", middle + half)):
+            data[name + end] = variable((*dims, "measure"), part, "1", name + end)
+        data[f"{name}_by_document"] = variable((*dims, "document", "measure"), values, "1", name)
+    loss = data["difference_low"].values[0], data["difference_high"].values[0]
+    data["no_causal_effect"] = variable((), not (loss[0] > 0 or loss[1] < 0), "1", "the interval covers 0")
+    data["unseen_share"] = variable(("layer", "head"), [[0.1, 0.2]], "1", "share that no output can show")
+    coords = {
+        "measure": list(measures),
+        "unit": ("measure", list(measures.values())),
+        "kind": list(kinds),
+        "document": np.arange(documents),
+        "layer": [4],
+        "head": [0, 1],
+    }
+    attrs = {
+        "term": term,
+        "windows": 2 * documents,
+        "documents": documents,
+        "placebos": placebos,
+        "seed": seed,
+    }
+    return xarray.Dataset(data, coords=coords, attrs=attrs)
 
 
 def _interval(

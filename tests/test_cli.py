@@ -122,12 +122,15 @@ def test_a_folder_and_its_file_show_the_same(run, study):
     assert run("show", study, "energy") == run("show", study / "result.nc", "energy")
 
 
-def test_show_alone_prints_the_summary_then_the_terms_by_gain(run, study):
+def test_show_alone_prints_the_summary_then_the_verdicts_by_gain(run, study):
     code, out, _ = run("show", study)
     assert code == 0
-    assert "Verdicts are not computed" in out
+    assert "IDENTIFIED in" in out
+    assert "Next: " in out
     rows = [line.split() for line in out.splitlines() if re.match(r"\d+\.\d+ ", line)]
-    frame = results.table(results.open_result(study), "terms").sort_values("gain", ascending=False)
+    frame = results.table(results.open_result(study), "verdicts").sort_values(
+        "gain", ascending=False, kind="stable"
+    )
     assert [row[0] for row in rows] == [
         f"{layer}.{head}" for layer, head in zip(frame["layer"], frame["head"], strict=True)
     ]
@@ -211,7 +214,7 @@ def test_figures_are_written_in_every_format_asked_and_named(run, study, kinds):
             r"'int8' is not one of",
         ),
         (["show", "/nowhere"], r"/nowhere: no result\.nc there"),
-        (["show", "STUDY", "verdicts"], r"'verdicts' is not one of 'terms'"),
+        (["show", "STUDY", "myths"], r"'myths' is not one of 'verdicts'"),
         (["show", "STUDY", "--heads", "1.1"], r"1\.1 asked, the layers are 0\.\.10 by 2"),
         (["show", "STUDY", "terms", "--sort", "beauty"], r"no column beauty; its columns are layer, head"),
         (["figures", "STUDY", "--format", "pdf,gif"], r"'gif' is not one of pdf, svg, png"),
@@ -318,7 +321,7 @@ def test_a_sweep_prints_what_it_saves_and_a_second_one_finds_it(run, model, corp
     ]
     words += ["--layers", "0:3:2", "--documents", "6", "--reference-documents", "6", "--threads", "1"]
     code, printed, err = run(*words)
-    assert code == 0, err
+    assert code == 0, "\n".join(err)
     assert tree(out) == ["result.nc"]
     assert f"result   {out / 'result.nc'}" in printed
     result = results.open_result(out)
@@ -366,7 +369,7 @@ def test_the_demo_names_every_path_it_writes_and_keeps_the_rest_for_the_referenc
     monkeypatch.setitem(commands.DEMO, "documents", 5)
     out = tmp_path / "demo"
     code, printed, err = run("demo", "--out", out, "--threads", "1")
-    assert code == 0, err
+    assert code == 0, "\n".join(err)
     named = [
         line.split(maxsplit=1)[1]
         for line in printed.splitlines()

@@ -19,22 +19,34 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
-from synthetic import make_result
+from synthetic import LAGS, RANKS, make_ablation, make_calibration, make_result
 
 from infodyn_interp import RequestError, figures
-from infodyn_interp.figures import example, maps, plates
+from infodyn_interp.figures import example, judgements, maps, plates, selection
+from infodyn_interp.identify.evidence import ROWS
+from infodyn_interp.identify.verdict import Verdict
 
 Draw = Callable[..., figures.Plate]
 
-DRAWN: list[Draw] = [
+WITH_HEADS: list[Draw] = [
+    figures.verdict_map,
     figures.energy_map,
     figures.gain,
+    figures.contrasts,
     figures.track_grid,
+    figures.track_profile,
+    figures.variogram,
+    figures.rho_profile,
+    figures.carry_ladder,
+    figures.carry_over,
+    figures.detection_limits,
+    figures.spectrum,
     figures.reference_fit,
-    figures.landscape,
 ]
-WITH_HEADS = DRAWN[:4]
+DRAWN = [*WITH_HEADS, figures.landscape]
 TERMS = ("prosody", "rhythm", "state", "track")
+UNIT = r"\b(share|nats²?|tokens|ratio|no unit)(?!\w)"
+LOG_RATIO = "log V(long)/V(1), model − null"
 # What a user may have set: none of it may show in a figure.
 HOSTILE = {
     "pdf.fonttype": 3,
@@ -64,6 +76,17 @@ NASTY = [
     "\u200b",
     "\x00",
 ]
+
+
+def calibration(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.calibration(make_calibration(), **keywords)
+
+
+def ablation(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.ablation(make_ablation(), **keywords)
+
+
+EVERY = [*DRAWN, calibration, ablation]
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +157,15 @@ def _label(axis: Axis, plate: figures.Plate) -> str:
     return next(filter(None, labels), "")
 
 
+def _names(axis: Axis) -> bool:
+    """Whether an upright axis, or the one it shares, names its rows in words."""
+    panels = axis.axes.get_shared_y_axes().get_siblings(axis.axes)
+    texts = [text.get_text() for ax in panels for text in ax.get_yticklabels()]
+    return axis is axis.axes.yaxis and any(re.match("[a-z]", text) for text in texts)
+
+
 @pytest.mark.parametrize("width", ["column", "page"])
-@pytest.mark.parametrize("draw", DRAWN)
+@pytest.mark.parametrize("draw", EVERY)
 def test_the_printed_width_is_exact(draw: Draw, width: str, result: xarray.DataTree) -> None:
     page = re.search(rb"/MediaBox \[ ?([\d. ]+)\]", _written(draw(result, width=width), "pdf"))
     assert float(page[1].split()[2]) == pytest.approx(72 * {"column": 3.3, "page": 6.9}[width], abs=0.01)
@@ -148,12 +178,12 @@ def test_every_axis_names_its_quantity_and_unit(
     draw: Draw, width: str, heads: str | None, result: xarray.DataTree
 ) -> None:
     plate = draw(result, heads=heads, width=width)
-    counted = {"layer", "head", "head (layer.head)"}
+    counted = {"layer", "head", "head (layer.head)", "direction, from stiff to sloppy", LOG_RATIO}
     for ax in plate.axes:
         bar = ax.get_label() == "<colorbar>"
         for axis in [ax.yaxis] if bar else [ax.xaxis, ax.yaxis]:
             label = _label(axis, plate).replace("\n", " ")
-            assert label in counted or re.search(r"\b(share|nats|tokens)\b", label), label
+            assert label in counted or re.search(UNIT, label) or (not label and _names(axis)), label
 
 
 @pytest.mark.parametrize("tokens", [12, 48])
@@ -175,7 +205,7 @@ def test_a_landscape_names_nats_on_one_axis_and_tokens_on_the_other(
 
 @pytest.mark.parametrize("size", [(1, 1), (30, 9), (48, 32)], ids=str)
 @pytest.mark.parametrize("width", ["column", "page"])
-@pytest.mark.parametrize("draw", DRAWN)
+@pytest.mark.parametrize("draw", EVERY)
 def test_words_are_legible_within_the_sheet_and_touch_no_other(
     draw: Draw, width: str, size: tuple[int, int]
 ) -> None:
@@ -221,7 +251,7 @@ def _require_legible(plate: figures.Plate) -> None:
         assert min(overlap) <= slack, (one, other)
 
 
-@pytest.mark.parametrize("draw", DRAWN)
+@pytest.mark.parametrize("draw", EVERY)
 def test_a_pdf_embeds_truetype_and_an_svg_keeps_its_text(draw: Draw, result: xarray.DataTree) -> None:
     plate = draw(result)
     with matplotlib.rc_context(HOSTILE):
@@ -230,10 +260,10 @@ def test_a_pdf_embeds_truetype_and_an_svg_keeps_its_text(draw: Draw, result: xar
     assert b"/CIDFontType2" in pdf
     assert b"/Type3" not in pdf
     said = {text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
-    assert said & {"layer", "mean energy received (nats)"}
+    assert any(re.search(rf"layer|{UNIT}", text or "") for text in said)
 
 
-@pytest.mark.parametrize("draw", DRAWN)
+@pytest.mark.parametrize("draw", EVERY)
 def test_the_callers_settings_change_nothing_and_come_back(draw: Draw, result: xarray.DataTree) -> None:
     svg, pixels = _written(draw(result), "svg"), _pixels(draw(result))
     with matplotlib.rc_context(HOSTILE):
@@ -402,16 +432,225 @@ def test_what_is_not_estimable_is_hatched_and_named(result: xarray.DataTree) -> 
     assert "4 tokens that no query sees" in land.caption
 
 
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_the_verdict_map_shows_the_verdicts(width: str, result: xarray.DataTree) -> None:
+    plate = figures.verdict_map(result, width=width)
+    names = np.array([*judgements.MARKS, judgements.NOT_ESTIMABLE])
+    for ax, term in zip(_panels(plate), ROWS, strict=True):
+        (mesh,) = _drawn(ax, "verdict")
+        code = np.ma.filled(mesh.get_array(), len(judgements.MARKS)).reshape(4, 6).astype(int)
+        verdict = result["verdicts"]["verdict"].sel(term=term).transpose("head", "layer").values
+        np.testing.assert_array_equal(names[code], verdict)
+        signs = sorted(len(dots.get_offsets()) for dots in _drawn(ax, "sign"))
+        assert signs == sorted([(verdict == "CONFOUNDED").sum(), (verdict == "ABSENT").sum()])
+        assert ax.get_title("right") == f"{(verdict == 'IDENTIFIED').sum()} identified"
+        assert ax.patch.get_hatch()
+
+
+def test_every_verdict_and_row_has_its_mark_and_title() -> None:
+    assert [*judgements.MARKS, judgements.NOT_ESTIMABLE] == [verdict.value for verdict in Verdict]
+    assert tuple(selection.ROWS) == ROWS
+
+
+def test_verdicts_differ_in_lightness_or_sign_also_to_the_colour_blind() -> None:
+    grounds = np.array([to_rgb(mark.ground) for mark in judgements.MARKS.values()])
+    for seen in (_lightness(grounds), _lightness(_deuteranope(grounds))):
+        assert (np.diff(seen) > 15).all()
+    signs = [mark.sign for mark in judgements.MARKS.values()]
+    assert signs[1] != signs[2] != signs[3]
+
+
+@pytest.mark.parametrize("heads", [None, ["4.1", "0.3"]])
+def test_the_variogram_shows_data_fit_and_null(heads: list[str] | None, result: xarray.DataTree) -> None:
+    data = result["carry"].to_dataset()
+    plate = figures.variogram(result, heads=heads)
+    names = [ax.get_title("left").removeprefix("head ") for ax in _panels(plate)]
+    share = data["sill_share"].stack(place=("layer", "head"))
+    largest = share.sortby(share, ascending=False)["place"].values[:4]
+    assert names == (heads or [f"{layer}.{head}" for layer, head in largest])
+    for ax, name in zip(_panels(plate), names, strict=True):
+        here = data.sel(dict(zip(("layer", "head"), map(int, name.split(".")), strict=True)))
+        np.testing.assert_array_equal(_points(ax, "head"), np.stack([LAGS, here["variogram"]], 1))
+        np.testing.assert_array_equal(_points(ax, "null"), np.stack([LAGS, here["variogram_permuted"]], 1))
+        (fit,) = _drawn(ax, "fit")
+        lag = fit.get_xdata()
+        np.testing.assert_allclose(
+            fit.get_ydata(), here["nugget"].item() + here["sill"].item() * (1 - here["rho"].item() ** lag)
+        )
+        assert ax.get_ylim()[0] == 0
+
+
+def test_more_heads_than_fit_a_page_are_cut_to_those_of_largest_sill_and_the_caption_says_so(
+    result: xarray.DataTree,
+) -> None:
+    heads = [f"{layer}.{head}" for layer in (0, 2, 4, 6) for head in range(4)]
+    for draw in (figures.variogram, figures.rho_profile):
+        plate = draw(result, heads=heads)
+        assert len(_panels(plate)) == 12
+        assert "Drawn: the 12 of 16 heads with the largest sill" in plate.caption
+
+
+def test_the_ladder_shows_median_and_range_of_the_sill_left(result: xarray.DataTree) -> None:
+    data = result["carry"].to_dataset()
+    seen = data["sill_share"] >= 0.05
+    plate = figures.carry_ladder(result)
+    pairs = [*((rank, 0) for rank in RANKS[1:]), (32, 8)]
+    for ax, (upper, lower) in zip(_panels(plate), pairs, strict=True):
+        ratio = (data["ladder_sill"].sel(rank=upper) / data["ladder_sill"].sel(rank=lower)).where(seen)
+        here = np.isfinite(ratio).any("head")
+        np.testing.assert_allclose(_points(ax, "median")[:, 1], ratio.median("head"))
+        ends = np.array([line[:, 1] for lines in _drawn(ax, "range") for line in lines.get_segments()])
+        np.testing.assert_allclose(ends[here], np.stack([ratio.min("head"), ratio.max("head")], 1)[here])
+        assert len(_drawn(ax, "not estimable")) == int((~here).sum())
+        assert [line.get_ydata()[0] for line in _drawn(ax, "bar")] == ([0.5] if lower == 8 else [])
+    assert f"Left out: {int((~seen).sum())} of 24 heads" in plate.caption
+
+
+def test_contrasts_show_every_head_and_the_share_above_zero(result: xarray.DataTree) -> None:
+    data = result["verdicts"].to_dataset()
+    for ax, term in zip(_panels(figures.contrasts(result)), ROWS, strict=True):
+        here = data.sel(term=term)
+        known = np.isfinite(here["contrast"])
+        drawn = _points(ax, "head")
+        row = drawn[:, 1].round().astype(int)
+        for place, null in enumerate(data["null"].values):
+            values = here["contrast"].sel(null=null).values
+            np.testing.assert_array_equal(
+                np.sort(drawn[row == place, 0]), np.sort(values[np.isfinite(values)])
+            )
+        texts = [text.get_text() for text in _drawn(ax, "share above 0")]
+        share = (here["contrast_low"] > 0).where(known).mean(("layer", "head"))
+        expected = ["–" if np.isnan(one) else f"{100 * one:.0f} %" for one in share.values]
+        assert texts == expected
+        medians = here["contrast"].median(("layer", "head"))
+        np.testing.assert_allclose(_points(ax, "median")[:, 0], medians[np.isfinite(medians)])
+
+
+def test_the_carry_over_along_the_window_is_drawn_with_its_interval(result: xarray.DataTree) -> None:
+    data = result["carry"].to_dataset()
+    for heads, layers in ((None, [0, 4, 6, 10]), ("4.1,0.3", [0, 4])):
+        panels = _panels(figures.carry_over(result, heads=heads))
+        assert [ax.get_title("left") for ax in panels] == [f"layer {layer}" for layer in layers]
+        for ax, layer in zip(panels, layers, strict=True):
+            here = data.sel(layer=layer)
+            (line,), (band,) = _drawn(ax, "magnitude"), _drawn(ax, "interval")
+            np.testing.assert_array_equal(line.get_ydata(), here["layer_magnitude"])
+            corners = band.get_paths()[0].vertices
+            assert corners[:, 1].max() == here["layer_magnitude_high"].max()
+            assert corners[:, 1].min() == here["layer_magnitude_low"].min()
+            assert corners[:, 0].min() == 12
+
+
+def test_the_spectrum_shows_eigenvalues_floors_and_blocks(result: xarray.DataTree) -> None:
+    data = result["spectrum"].to_dataset()
+    ax, *blocks = _panels(figures.spectrum(result, heads="0.1,2.2,10.0"))
+    for line, layer in zip(_drawn(ax, "eigenvalue"), (0, 2, 10), strict=True):
+        here = data.sel(layer=layer)
+        np.testing.assert_array_equal(line.get_ydata(), here["eigenvalue"].where(here["floored"] != 1))
+    crosses = [len(dots.get_offsets()) for dots in _drawn(ax, "floored")]
+    assert crosses == [2, 1, 2]  # the second layer's last direction is of a constant column
+    for panel, layer in zip(blocks, (0, 2, 10), strict=True):
+        (mesh,) = _drawn(panel, "map")
+        share = data["block_share"].sel(layer=layer).transpose("block", "direction")
+        np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), np.nan).reshape(share.shape), share)
+        assert [text.get_text() for text in panel.get_yticklabels()] == data["block"].values.tolist()
+
+
+def test_the_profile_of_rho_is_drawn_over_its_threshold_with_both_intervals(result: xarray.DataTree) -> None:
+    data = result["profile"].to_dataset()
+    heads = ["4.1", "0.3", "2.2"]
+    for ax, name in zip(_panels(figures.rho_profile(result, heads=heads)), heads, strict=True):
+        layer, head = map(int, name.split("."))
+        here = data.sel(layer=layer, head=head)
+        (curve,) = _drawn(ax, "profile")
+        np.testing.assert_allclose(curve.get_xdata(), data["rho"])
+        np.testing.assert_allclose(curve.get_ydata(), here["rise"] / here["threshold"])
+        for bar, low, high in (
+            ("profile's interval", "low", "high"),
+            ("jackknife's interval", "fisher_low", "fisher_high"),
+        ):
+            (lines,) = _drawn(ax, bar)
+            np.testing.assert_allclose(lines.get_segments()[0][:, 0], [here[low], here[high]])
+        assert ("disagree" in ax.get_title("left")) == bool(here["disagree"])
+
+
+def test_the_tracks_profile_shows_the_share_of_heads_that_keep_a_pair(result: xarray.DataTree) -> None:
+    share = result["profile"]["kept"].mean("head").transpose("width", "tau", "layer").values
+    for k, ax in enumerate(_panels(figures.track_profile(result))):
+        (mesh,) = _drawn(ax, "map")
+        np.testing.assert_allclose(mesh.get_array().reshape(share[k].shape), share[k])
+        assert (mesh.norm.vmin, mesh.norm.vmax) == (0, 1)
+
+
+def test_detection_limits_are_dark_where_an_absence_may_be_called_one(result: xarray.DataTree) -> None:
+    plate = figures.detection_limits(result)
+    for ax, term in zip(_panels(plate), ROWS, strict=True):
+        share = result["limits"]["share"].sel(term=term).values.ravel()
+        dots = {
+            tuple(one.get_facecolor()[0][:3]): one.get_offsets()
+            for one in _drawn(ax, "head")
+            if len(one.get_offsets())
+        }
+        for colour, kept in ((plates.DARK, share <= 0.1), (plates.PALE, (share > 0.1) & np.isfinite(share))):
+            drawn = dots.get(to_rgb(colour), np.zeros((0, 2)))
+            np.testing.assert_array_equal(np.sort(drawn[:, 1]), np.sort(share[kept]))
+        assert len(_points(ax, "beyond")) == np.isinf(share).sum()
+        assert [line.get_ydata()[0] for line in _drawn(ax, "small")] == [0.1]
+        assert len(_drawn(ax, "empty")) == (term == "prosody")
+
+
+def test_the_calibration_shows_rates_with_wilson_intervals() -> None:
+    table = make_calibration()
+    table.index = [0] * len(table)  # as `pandas.concat` of two runs leaves it
+    for ax, term in zip(_panels(figures.calibration(table)), ROWS, strict=True):
+        rows = table[table["term"] == term]
+        for gid, kept in (("present", rows["present"]), ("absent", ~rows["present"])):
+            np.testing.assert_array_equal(np.sort(_points(ax, gid)[:, 0]), np.sort(rows["identified"][kept]))
+            filled = {one.get_facecolor()[0].tolist() != [1, 1, 1, 1] for one in _drawn(ax, gid)}
+            assert filled == {gid == "present"}
+        rate, n, z = rows["identified"].to_numpy(), rows["runs"].to_numpy(), 1.959963984540054
+        middle = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+        drawn = [line[:, 0] for lines in _drawn(ax, "interval") for line in lines.get_segments()]
+        np.testing.assert_allclose(drawn, np.stack([middle - half, middle + half], 1), atol=1e-12)
+    assert "n = 60 runs a point, of 16 or 24 documents; 8 worlds" in figures.calibration(table).caption
+
+
+def test_an_ablation_shows_the_term_its_placebos_and_their_difference() -> None:
+    data = make_ablation()
+    plate = figures.ablation(data)
+    for ax, measure in zip(_panels(plate), data["measure"].values, strict=True):
+        here = data.sel(measure=measure)
+        for name in ("removed", "difference"):
+            assert _points(ax, name)[:, 0].tolist() == [here[name].item()]
+            (lines,) = _drawn(ax, f"{name} interval")
+            ends = [here[f"{name}_low"].item(), here[f"{name}_high"].item()]
+            assert lines.get_segments()[0][:, 0].tolist() == ends
+        placebo = here["placebo"].values.ravel()
+        np.testing.assert_array_equal(_points(ax, "placebo")[:, 0], placebo[np.isfinite(placebo)])
+        assert here["unit"].item().replace("1", "no unit") in ax.get_xlabel()
+    assert "n = 12 documents, 24 windows, 10 placebos of a kind" in plate.caption
+    assert "The interval of the loss leaves out 0." in plate.caption
+
+
 @pytest.mark.parametrize("draw", WITH_HEADS)
 def test_a_result_without_any_estimate_is_still_drawn(draw: Draw, result: xarray.DataTree) -> None:
     def lose(data: xarray.Dataset) -> None:
-        for name in data.data_vars:
-            data[name] = data[name] * np.nan
+        for name, values in data.data_vars.items():
+            if values.dtype.kind == "f":
+                data[name] = values * np.nan
+        if "verdict" in data:
+            data["verdict"] = xarray.full_like(data["verdict"], "NOT_ESTIMABLE")
 
-    empty = _with(_with(result, "terms", lose), "reference", lose)
+    empty = result
+    for group in ("terms", "reference", "verdicts", "carry", "spectrum", "profile", "limits"):
+        empty = _with(empty, group, lose)
     plate = draw(empty)
     _written(plate, "pdf")
-    assert "of every head" in plate.caption
+    of_none = (
+        r"of every head|24 NOT_ESTIMABLE|24 of 24 heads|24 not computed|: none|not estimable|\d 0 \(0 floored"
+    )
+    assert re.search(of_none, plate.caption)
 
 
 def test_wild_heads_stand_at_the_edge_and_are_counted(result: xarray.DataTree) -> None:
@@ -434,15 +673,26 @@ def test_wild_heads_stand_at_the_edge_and_are_counted(result: xarray.DataTree) -
 
 
 @pytest.mark.parametrize("draw", DRAWN)
-def test_a_caption_states_n_intervals_units_and_that_verdicts_are_not_computed(
-    draw: Draw, result: xarray.DataTree
-) -> None:
-    caption = draw(result).caption
+def test_a_caption_states_n_intervals_units_and_verdicts(draw: Draw, result: xarray.DataTree) -> None:
+    plate = draw(result)
+    caption = plate.caption
     assert "n = 24 documents in 8 folds" in caption
-    assert "24 heads of 6 layers" in caption or "1 head of 1 layer" in caption
-    assert "95 % interval" in caption or "No intervals" in caption or "no intervals" in caption
-    assert re.search(r"share|nats", caption)
-    assert caption.endswith("Verdicts: not computed.")
+    assert re.search(r"(24|16|12|4) heads of (6|4|3|2) layers|1 head of 1 layer", caption)
+    assert re.search(r"95 % interval|[Nn]o intervals", caption)
+    assert re.search(UNIT, caption)
+    assert "  " not in caption
+    said = re.search(r"Heads with the verdict IDENTIFIED: prosody \d+, .*, carry \d+\.$", caption)
+    assert said
+    if "; 24 heads" in caption:
+        identified = (result["verdicts"]["verdict"] == "IDENTIFIED").sum(("layer", "head"))
+        numbers = [f"{term} {int(identified.sel(term=term))}" for term in ROWS]
+        assert said[0].endswith(f"{', '.join(numbers)}.")
+
+
+def test_a_caption_says_where_verdicts_are_not_computed(result: xarray.DataTree) -> None:
+    part = result.copy()
+    del part["verdicts"]
+    assert figures.gain(part).caption.endswith("Verdicts: not computed.")
 
 
 @pytest.mark.parametrize("kind", ["pdf", "svg", "png"])
@@ -450,11 +700,10 @@ def test_save_all_writes_every_figure_with_its_caption_and_twice_the_same(
     kind: str, result: xarray.DataTree, tmp_path: Path
 ) -> None:
     written = figures.save_all(result, tmp_path / "été 1", format=kind, heads="4.1")
-    names = ["energy_map", "gain", "track_grid", "reference_fit", "landscape_4.1"]
+    names = [*(draw.__name__ for draw in WITH_HEADS), "landscape_4.1"]
     assert [path.name for path in written] == [f"{name}.{kind}" for name in names]
-    assert "head 4.1 on tokens 4 to 51" in (written[4].parent / "landscape_4.1.txt").read_text(
-        encoding="utf-8"
-    )
+    caption = (written[0].parent / "landscape_4.1.txt").read_text(encoding="utf-8")
+    assert "head 4.1 on tokens 4 to 51" in caption
     again = figures.save_all(result, tmp_path / "again", format=kind, heads="4.1")
     for one, other in zip(written, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
@@ -466,6 +715,31 @@ def test_save_all_draws_what_the_result_can_carry(result: xarray.DataTree, tmp_p
         {"/": result.to_dataset(), "/reference": result["reference"].to_dataset()}
     )
     assert [path.name for path in figures.save_all(part, tmp_path)] == ["reference_fit.pdf"]
+
+
+def test_save_all_skips_what_a_group_does_not_hold_and_draws_an_ablation_that_is_there(
+    result: xarray.DataTree, tmp_path: Path
+) -> None:
+    def cut(*names: str) -> Callable[[xarray.Dataset], None]:
+        def drop(data: xarray.Dataset) -> None:
+            for name in names:
+                del data[name]
+
+        return drop
+
+    part = _with(result, "verdicts", cut("contrast"))
+    part = _with(part, "carry", cut("ladder_sill", "layer_magnitude", "variogram_permuted"))
+    part = _with(part, "profile", cut("rise"))
+    del part["limits"]
+    whole = xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=part.attrs)})
+    for name, group in part.children.items():
+        whole[name] = xarray.DataTree(group.to_dataset())
+    whole["ablation"] = xarray.DataTree(make_ablation())
+    drawn = {path.stem for path in figures.save_all(whole, tmp_path)}
+    missing = {"contrasts", "carry_ladder", "carry_over", "rho_profile", "detection_limits"}
+    first = selection.most_gain(result)
+    assert drawn == {draw.__name__ for draw in WITH_HEADS} - missing | {"ablation", f"landscape_{first}"}
+    assert not _drawn(figures.variogram(part).axes[0], "null")
 
 
 @pytest.mark.parametrize(
@@ -480,6 +754,19 @@ def test_save_all_draws_what_the_result_can_carry(result: xarray.DataTree, tmp_p
         (lambda result, out: figures.landscape(result, "2.1", tokens=0), "1 to 96"),
         (lambda result, out: figures.reference_fit(result, width="poster"), "column or page"),
         (lambda result, out: figures.gain(xarray.DataTree()), "no group 'terms'"),
+        (lambda result, out: figures.verdict_map(xarray.DataTree()), "no group 'verdicts'"),
+        (lambda result, out: figures.carry_ladder(result, heads="2.9"), r"2\.9"),
+        (lambda result, out: figures.carry_over(result, heads="3.1"), r"3\.1"),
+        (lambda result, out: figures.spectrum(result, width="poster"), "column or page"),
+        (
+            lambda result, out: figures.contrasts(
+                _with(result, "verdicts", lambda data: data.__delitem__("contrast"))
+            ),
+            "group 'verdicts' has no contrast",
+        ),
+        (lambda result, out: figures.calibration(make_calibration().drop(columns=["runs"])), "no runs"),
+        (lambda result, out: figures.calibration(make_calibration().iloc[:0]), "no rows"),
+        (lambda result, out: figures.ablation(xarray.Dataset()), "take what `ablate` returns"),
         (lambda result, out: figures.save_all(xarray.DataTree(), out), "no group"),
         (lambda result, out: figures.save_all(result, out, format="bmp"), "pdf, svg, png"),
         (lambda result, out: figures.save_all(result, out, heads="9.9"), r"9\.9"),

@@ -183,32 +183,47 @@ def test_heads_that_are_not_there_are_refused_with_those_that_are(result, heads,
 
 
 def test_an_unknown_table_is_refused_with_the_known_ones(result):
-    with pytest.raises(RequestError, match=r"verdicts: there is none; the tables are terms, reference"):
-        results.table(result, "verdicts")
+    with pytest.raises(RequestError, match=r"myths: there is none; the tables are verdicts, terms, carry"):
+        results.table(result, "myths")
 
 
-def test_the_summary_counts_what_the_table_shows_and_says_what_is_not_computed(result):
+def test_a_table_that_this_result_lacks_is_refused(result):
+    bare = xarray.DataTree.from_dict(
+        {"verdicts": result["verdicts"].to_dataset().drop_dims("null"), "terms": result["terms"].to_dataset()}
+    )
+    for name in ("nulls", "carry"):
+        with pytest.raises(RequestError, match=f"table {name}: this result has no group {name}"):
+            results.table(bare, name)
+
+
+def test_the_summary_counts_verdicts_and_says_how_sure_and_what_next(result):
     words = results.summary(result)
-    table = results.table(result, "terms")
-    for term, rows in table.groupby("term"):
-        best = rows.loc[rows["gain"].idxmax()]
-        line = re.search(
-            rf"{term}: gain interval above 0 in (\d+) of 24 heads; strongest (\S+): (\S+)", words
-        )
-        assert int(line[1]) == (rows["gain_low"] > 0).sum()
-        assert line[2] == f"{best.layer}.{best['head']}"
-        assert float(line[3]) == pytest.approx(best.gain, abs=5e-4)
-    assert "Verdicts are not computed" in words
+    verdicts, terms = results.table(result, "verdicts"), results.table(result, "terms")
+    for term, rows in verdicts.groupby("term"):
+        part = words[words.index(f"{term}: {results.MEANING[term]}") :]
+        part = part[: part.index("Next:") + 60]
+        for verdict, count in rows["verdict"].value_counts().items():
+            assert f"{verdict} in {count}" in part.splitlines()[1]
+        found = rows.loc[rows["verdict"] == "IDENTIFIED", ["layer", "head"]]
+        if term != "carry" and len(found):
+            best = terms[terms["term"] == term].merge(found).nlargest(1, "gain").iloc[0]
+            assert f"{best['layer']}.{best['head']}: gain {best['gain']:.3f}" in part
+        common = rows["verdict"].value_counts().index[0]
+        assert f"Next: do something about {common}." in part
     assert f"{result.attrs['tokens_fitted']:,} tokens" in words
     assert result["reference"].attrs["reference"] in words
 
 
-def test_the_summary_says_how_many_heads_could_not_be_estimated(result):
-    gappy = result.copy(deep=True)
-    gappy["terms"]["gain"].loc[{"layer": 2, "term": "track"}] = np.nan
-    words = results.summary(gappy)
-    assert re.search(r"track: gain interval above 0 in \d+ of 24 heads \(4 not estimable\)", words)
-    assert words.count("not estimable") == 1
+def test_the_summary_sets_the_model_beside_each_null(result):
+    words, nulls = results.summary(result), results.table(result, "nulls")
+    for null, rows in nulls.groupby("null"):
+        line = re.search(rf"  {null}: (.*)\.$", words, re.MULTILINE)[1]
+        rows = rows[rows["contrast"].notna()]
+        for term, of_term in rows.groupby("term"):
+            assert f"{term} {(of_term['contrast_low'] > 0).sum()} of {len(of_term)}" in line
+    bare = result.copy()
+    bare["verdicts"] = xarray.DataTree(result["verdicts"].to_dataset().drop_dims("null"))
+    assert "nulls" not in results.summary(bare)
 
 
 def test_the_summary_of_a_run_without_a_surface_speaks_of_no_r2(result):

@@ -53,7 +53,18 @@ def test_a_result_holds_every_group_with_units_and_opens_with_plain_xarray(
     made = sweep(model, read(model, write_documents(20)), state_rank=4, out=out)
     assert sorted(path.name for path in out.iterdir()) == ["result.nc"]
     with xarray.open_datatree(out / "result.nc", engine="h5netcdf") as opened:
-        assert set(opened.children) == {"basis", "example", "reference", "energy", "terms", "cost"}
+        groups = {
+            "basis",
+            "example",
+            "reference",
+            "energy",
+            "terms",
+            "verdicts",
+            "carry",
+            "spectrum",
+            "profile",
+        }
+        assert set(opened.children) == groups | {"cost"}
         for group in opened.children.values():
             for variable in group.dataset.data_vars.values():
                 assert variable.attrs["units"]

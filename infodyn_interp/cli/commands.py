@@ -7,20 +7,21 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from infodyn_interp import __version__
-from infodyn_interp.cli.printing import show_cost, show_json, show_lines, show_path
-from infodyn_interp.cli.requests import require_writable
+from infodyn_interp.cli.printing import show_cost, show_json, show_lines, show_path, show_table
+from infodyn_interp.cli.requests import read_nulls, read_numbers, require_writable
 from infodyn_interp.cli.studies import ROWS, Format, draw_figures, print_table, run_study, write_manual
 from infodyn_interp.errors import RequestError
 
 Reference = Literal["lexical", "position", "zero", "own"]
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
-TableName = Literal["terms", "reference", "energy", "cost"]
+TableName = Literal["verdicts", "terms", "carry", "nulls", "reference", "energy", "cost"]
 ModelName = Annotated[str, typer.Option("--model", help="A name, a folder, a .gguf file, or demo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Heads = Annotated[str | None, typer.Option(help="These heads only, as 10.3,12.0.")]
 Place = Annotated[Path, typer.Argument(help="Folder of a run, or its result.nc.")]
 
 DEMO = {"window": 256, "documents": 24}
+DEMO_NULLS = ("untrained", "shuffled_tokens", "permuted_queries", "swapped_documents")
 
 app = typer.Typer(
     add_completion=False,
@@ -73,6 +74,15 @@ def sweep(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
     ] = False,
+    carry: Annotated[
+        bool, typer.Option("--carry/--no-carry", help="Fit the carry-over: two more passes.")
+    ] = True,
+    series: Annotated[bool, typer.Option("--series", help="Keep |M_t| by document.")] = False,
+    nulls: Annotated[str, typer.Option(help="Nulls, as untrained,shuffled_tokens; all or none.")] = "all",
+    null_share: Annotated[float, typer.Option(help="Share of the folds that a null reads.")] = 1 / 3,
+    null_reference_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of each null's own reference, at least.")
+    ] = 8_000,
     heads: Heads = None,
     as_json: Json = False,
 ) -> None:
@@ -102,6 +112,11 @@ def sweep(
             "seed": seed,
             "micro_batch": micro_batch,
             "threads": threads,
+            "carry": carry,
+            "series": series,
+            "nulls": read_nulls(nulls),
+            "null_share": null_share,
+            "null_reference_tokens": null_reference_tokens,
         },
         layers=layers,
         heads=heads,
@@ -112,7 +127,7 @@ def sweep(
 @app.command()
 def show(
     out: Place,
-    table: Annotated[TableName | None, typer.Argument(help="Which table; terms, after a summary.")] = None,
+    table: Annotated[TableName | None, typer.Argument(help="Which table; verdicts, after a summary.")] = None,
     heads: Heads = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort by, highest first; or layer.")] = None,
     rows: Annotated[
@@ -125,7 +140,7 @@ def show(
 
     print_table(
         results.open_result(out),
-        table or "terms",
+        table or "verdicts",
         heads=heads,
         sort=sort,
         rows=rows,
@@ -168,7 +183,7 @@ def demo(
         out,
         model={"source": "demo"},
         texts={"source": texts, **DEMO},
-        settings={"threads": threads},
+        settings={"threads": threads, "nulls": DEMO_NULLS},
         rows=ROWS,
         rest_is_reference=True,
     )
@@ -176,6 +191,44 @@ def demo(
     for file in draw_figures(result, out / "fig", ("pdf", "png")):
         show_path("figure", file)
     show_lines(f"{time.monotonic() - began:.0f} s in all")
+
+
+@app.command()
+def calibrate(
+    runs: Annotated[int, typer.Option(min=1, help="Draws of each world.")] = 400,
+    documents: Annotated[
+        str, typer.Option(help="Documents of a draw, one window each; several as 16,24.")
+    ] = "16,24",
+    window: Annotated[int, typer.Option(min=16, help="Tokens in a window.")] = 64,
+    worlds: Annotated[str | None, typer.Option(help="Worlds, as noise,track_3; all by default.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first draw.")] = 0,
+    processes: Annotated[int, typer.Option(min=1, help="Draws at once.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps finished draws, to go on from.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check on worlds of known truth that the verdicts tell it."""
+    sizes = read_numbers("documents", documents)
+    if out is not None:
+        require_writable(out)
+
+    from infodyn_interp.cli.progress import Report
+    from infodyn_interp.planted import calibration
+
+    with Report("draws") as report:
+        frame = calibration.calibrate(
+            runs,
+            sizes,
+            window,
+            None if worlds is None else [name.strip() for name in worlds.split(",")],
+            seed=seed,
+            processes=processes,
+            out=out,
+            progress=report,
+        )
+    if as_json:
+        show_json(frame.to_dict("records"))
+    else:
+        show_table(frame)
 
 
 @app.command()

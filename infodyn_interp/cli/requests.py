@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from infodyn_interp.errors import RequestError
+from infodyn_interp.identify.nulls import choose_nulls
 
 
 def read_layers(text: str | None) -> Callable[[int], list[int] | None]:
@@ -35,6 +36,21 @@ def read_layers(text: str | None) -> Callable[[int], list[int] | None]:
         return layers
 
     return listed
+
+
+def read_nulls(text: str) -> tuple[str, ...] | None:
+    """Check `none`, `all` or a list of nulls; None stands for all."""
+    if text in ("all", "none"):
+        return None if text == "all" else ()
+    return choose_nulls(name.strip() for name in text.split(","))
+
+
+def read_numbers(name: str, text: str) -> list[int]:
+    """Check a list of whole numbers such as 16,24."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise RequestError(f"{name}: {text!r} is not a list of whole numbers such as 16,24")
+    return [int(word) for word in words]
 
 
 def require_writable(folder: Path) -> None:

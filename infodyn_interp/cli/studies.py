@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 Format = Literal["pdf", "svg", "png"]
 
 ROWS = 20
-SORTED = {"terms": "gain", "reference": "r2", "energy": "rms"}
-ASIDE = ("kl_support", "top_changed_support")
+SORTED = {"verdicts": "gain", "terms": "gain", "carry": "sill_share", "reference": "r2", "energy": "rms"}
+ASIDE = ("kl_support", "top_changed_support", "advice", "split_half", "swap_p", "bound", "q")
 # What a run stores as it was asked for, so that another run's folder is refused before a model is loaded.
 COMPARED_EARLY = ("window", "reference", "state_rank", "seed", "dtype", "micro_batch", "threads")
 
@@ -69,7 +69,7 @@ def run_study(
         result = sweeping.sweep(opened, read, layers=chosen, out=out, progress=report, **_given(settings))
     if before is not None and before.attrs["run_digest"] == result.attrs["run_digest"]:
         show_lines(f"{out}: the result of this run was already there", stderr=True)
-    print_table(result, "terms", heads=heads, rows=rows, as_json=as_json, summarise=True)
+    print_table(result, "verdicts", heads=heads, rows=rows, as_json=as_json, summarise=True)
     if not as_json:
         show_path("result", out / results.FILE)
     return result

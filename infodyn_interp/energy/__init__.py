@@ -6,8 +6,11 @@ _ROOMS = {
     "Moments": "moments",
     "Prosody": "terms",
     "REFERENCES": "reference",
+    "ablate": "removal",
     "compute_term": "fields",
+    "Variogram": "carry",
     "fit": "fitting",
+    "fit_carry": "carry",
 }
 
 __all__ = [*_ROOMS]  # noqa: PLE0604

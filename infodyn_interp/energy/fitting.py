@@ -60,6 +60,8 @@ class Estimate:
 class Fit:
     """One layer's fits; arrays by head, by fold where a fold was left out.
 
+    Within keys the columns are those that live in both gauges: N and the tracks, in that order.
+
     Args:
         columns: names and places of the columns.
         coefficient: row-gauge coefficients of all columns on all folds (nats per unit); of the nine tracks only the
@@ -67,6 +69,8 @@ class Fit:
         coefficient_without: the same, each fold left out.
         track: within-key coefficient c of the chosen track (a well is c < 0).
         track_without: c, each fold left out.
+        pair_without: within-key coefficients of N and the chosen track, each fold left out (nats per unit).
+        nine_without: the same with all nine tracks at once.
         chosen: index of the chosen (width, tau) among the nine tracks; `chosen_without` inside each training fold.
         share: variance of each fitted term over the row-centred energy variance; the track's within keys.
         covariance_share: twice the covariance of two fitted terms over the same variance (seed 1.2: interference).
@@ -83,6 +87,8 @@ class Fit:
     coefficient_without: Float[np.ndarray, "fold head column"]
     track: Float[np.ndarray, " head"]
     track_without: Float[np.ndarray, "fold head"]
+    pair_without: Float[np.ndarray, "fold head column_within"]
+    nine_without: Float[np.ndarray, "fold head column_within"]
     chosen: Int[np.ndarray, " head"]
     chosen_without: Int[np.ndarray, "fold head"]
     share: Float[np.ndarray, "term head"]
@@ -105,7 +111,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class _System:
+class System:
     """Normal equations of one training set in one gauge, with N eliminated: everything else is small."""
 
     gram: Float[np.ndarray, "column column"]
@@ -118,12 +124,12 @@ class _System:
     @classmethod
     def of(
         cls, gram: np.ndarray, cross: np.ndarray, nuisance: int, scale: Float[np.ndarray, " column"]
-    ) -> "_System":
+    ) -> "System":
         """Factor N's block; the ridge is relative to each column's row-gauge square `scale`."""
         regular = gram + np.diag(RIDGE * scale)
-        factor = scipy.linalg.cholesky(regular[:nuisance, :nuisance], lower=True)
+        factor = scipy.linalg.cholesky(regular[:nuisance, :nuisance], lower=True, check_finite=False)
         solved = scipy.linalg.solve_triangular(
-            factor, np.hstack([regular[:nuisance], cross[:nuisance]]), lower=True
+            factor, np.hstack([regular[:nuisance], cross[:nuisance]]), lower=True, check_finite=False
         )
         return cls(regular, cross, nuisance, solved[:, : len(gram)], solved[:, len(gram) :], factor)
 
@@ -139,9 +145,11 @@ class _System:
         right = self.whitened_cross
         if len(places):
             gram, cross = self.reduced(places)
-            out[places] = scipy.linalg.solve(gram, cross, assume_a="pos")
+            out[places] = scipy.linalg.solve(gram, cross, assume_a="pos", check_finite=False)
             right = right - self.whitened[:, places] @ out[places]
-        out[: self.nuisance] = scipy.linalg.solve_triangular(self.factor, right, lower=True, trans=1)
+        out[: self.nuisance] = scipy.linalg.solve_triangular(
+            self.factor, right, lower=True, trans=1, check_finite=False
+        )
         return out
 
 
@@ -187,6 +195,8 @@ def fit(moments: Moments) -> Fit:
         coefficient_without=np.stack([train.full.T for train in trained]),
         track=whole.track,
         track_without=np.stack([train.track for train in trained]),
+        pair_without=np.stack([train.pairs.T for train in trained]),
+        nine_without=np.stack([train.nine.T for train in trained]),
         chosen=whole.chosen,
         chosen_without=np.stack([train.chosen for train in trained]),
         share=shares,
@@ -209,47 +219,69 @@ class _Trained:
     track: np.ndarray
     nuisance_within: np.ndarray
     tracks_within: list[np.ndarray]  # N + each track, within keys
+    nine: np.ndarray  # N + all tracks, within keys
     marginal: dict[str, np.ndarray]
     marginal_track: tuple[np.ndarray, np.ndarray]  # distance alone, distance + its own chosen track
+
+    @property
+    def pairs(self) -> np.ndarray:
+        """N and the chosen track, within keys."""
+        return np.stack(self.tracks_within)[self.chosen, :, np.arange(len(self.chosen))].T
+
+
+def solve_with_track(
+    row: System, places: Int[np.ndarray, " part"], first_track: int, chosen: Int[np.ndarray, " head"]
+) -> Float[np.ndarray, "column head"]:
+    """Coefficients of N, each head's chosen track and the columns at `places`, in the row gauge."""
+    out = np.zeros_like(row.cross)
+    for track in np.unique(chosen):
+        mine = chosen == track
+        here = replace(row, cross=row.cross[:, mine], whitened_cross=row.whitened_cross[:, mine])
+        out[:, mine] = here.solve(np.concatenate([[first_track + track], places]))
+    return out
+
+
+def scale_of(gram: Float[np.ndarray, "column column"]) -> Float[np.ndarray, " column"]:
+    """Each column's square, which its ridge is relative to; 1 where the texts never move it, so that it gets 0."""
+    square = gram.diagonal()
+    return np.where(square > 0, square, 1.0)
 
 
 def _fit_without(
     gram: np.ndarray, cross: np.ndarray, gram_within: np.ndarray, cross_within: np.ndarray, columns: Columns
 ) -> _Trained:
     blocks = columns.blocks
-    square = gram.diagonal()
-    scale = np.where(square > 0, square, 1.0)  # a column the texts never move gets coefficient 0
+    scale = scale_of(gram)
     within_scale = scale[: columns.within]
     places = {name: np.arange(columns.count)[block] for name, block in blocks.items()}
     n = columns.nuisance.stop
 
-    within = _System.of(gram_within, cross_within, n, within_scale)
-    tracks_within, chosen, c = _choose_track(within, places["track"], within_scale)
+    within = System.of(gram_within, cross_within, n, within_scale)
+    tracks_within, chosen, c = choose_track(within, places["track"], within_scale)
     heads = np.arange(cross.shape[1])
 
     d = blocks["distance"].stop
     keep = np.concatenate([np.arange(d), places["track"]])
-    near = _System.of(gram_within[np.ix_(keep, keep)], cross_within[keep], d, within_scale[keep])
-    near_tracks, near_chosen, _ = _choose_track(near, np.arange(d, len(keep)), within_scale[keep])
+    near = System.of(gram_within[np.ix_(keep, keep)], cross_within[keep], d, within_scale[keep])
+    near_tracks, near_chosen, _ = choose_track(near, np.arange(d, len(keep)), within_scale[keep])
     alone, with_track = np.zeros_like(cross_within), np.zeros_like(cross_within)
     alone[keep] = near.solve(np.arange(0))
     with_track[keep] = np.stack(near_tracks)[near_chosen, :, heads].T
 
-    row = _System.of(gram, cross, n, scale)
+    row = System.of(gram, cross, n, scale)
     field = np.concatenate([places["rhythm"], places["state"]])
     parts = {"": field, "rhythm": places["state"], "state": places["rhythm"], "prosody": np.arange(0)}
-    solved = {name: np.zeros_like(cross) for name in parts}
-    for track in np.unique(chosen):
-        mine = chosen == track
-        here = replace(row, cross=row.cross[:, mine], whitened_cross=row.whitened_cross[:, mine])
-        for name, part in parts.items():
-            solved[name][:, mine] = here.solve(np.concatenate([places["track"][[track]], part]))
+    solved = {
+        name: solve_with_track(row, part, blocks["track"].start, chosen) for name, part in parts.items()
+    }
 
     bare = gram + np.diag(RIDGE * scale)
     marginal = {}
     for name, part in (("prosody", field), ("rhythm", places["rhythm"]), ("state", places["state"])):
         beta = np.zeros_like(cross)
-        beta[part] = scipy.linalg.solve(bare[np.ix_(part, part)], cross[part], assume_a="pos")
+        beta[part] = scipy.linalg.solve(
+            bare[np.ix_(part, part)], cross[part], assume_a="pos", check_finite=False
+        )
         marginal[name] = beta
     full = solved.pop("")
     return _Trained(
@@ -259,28 +291,39 @@ def _fit_without(
         c,
         within.solve(np.arange(0)),
         tracks_within,
+        within.solve(places["track"]),
         marginal,
         (alone, with_track),
     )
 
 
-def _choose_track(
-    system: _System, places: np.ndarray, scale: Float[np.ndarray, " column"]
+def choose_track(
+    system: System, places: np.ndarray, scale: Float[np.ndarray, " column"]
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Each track's fit after the base, the track with the smallest training SSE by head, and its coefficient."""
-    gram, cross = system.reduced(places)
-    left = gram.diagonal()
-    alive = left > ALIAS * scale[places]
-    c = np.where(alive[:, None], cross / np.where(alive, left, 1)[:, None], 0.0)
-    chosen = (c * cross).argmax(0)
+    c, chosen = pick_track(*system.reduced(places), scale[places])
     fits = []
     for place, coefficient in zip(places, c, strict=True):
         beta = np.zeros_like(system.cross)
         beta[place] = coefficient
         right = system.whitened_cross - system.whitened[:, [place]] * coefficient
-        beta[: system.nuisance] = scipy.linalg.solve_triangular(system.factor, right, lower=True, trans=1)
+        beta[: system.nuisance] = scipy.linalg.solve_triangular(
+            system.factor, right, lower=True, trans=1, check_finite=False
+        )
         fits.append(beta)
     return fits, chosen, c[chosen, np.arange(c.shape[1])]
+
+
+def pick_track(
+    gram: Float[np.ndarray, "track track"],
+    cross: Float[np.ndarray, "track head"],
+    scale: Float[np.ndarray, " track"],
+) -> tuple[Float[np.ndarray, "track head"], Int[np.ndarray, " head"]]:
+    """Each track's coefficient alone, and which explains most, from normal equations after the base."""
+    left = gram.diagonal()
+    alive = left > ALIAS * scale
+    c = np.where(alive[:, None], cross / np.where(alive, left, 1)[:, None], 0.0)
+    return c, (c * cross).argmax(0)
 
 
 def share_of(

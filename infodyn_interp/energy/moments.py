@@ -82,6 +82,10 @@ class Moments:
         """Folds."""
         return len(self.pairs)
 
+    def part(self, folds: int) -> "Moments":
+        """The first folds alone."""
+        return replace(self, **{name: getattr(self, name)[:folds] for name in self._arrays})
+
     @cached_property
     def total(self) -> "Moments":
         """All folds as one."""
@@ -130,11 +134,18 @@ class WindowAlgebra:
         support: the pairs that count.
         state_rank: components of z.
         device: where the scores are.
+        bilinear_rank: components of the bilinear block; those of z by default.
     """
 
-    def __init__(self, support: Support, state_rank: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        support: Support,
+        state_rank: int,
+        device: torch.device | str = "cpu",
+        bilinear_rank: int | None = None,
+    ) -> None:
         self.support = support
-        self.columns = columns_of(support.window, state_rank)
+        self.columns = columns_of(support.window, state_rank, bilinear_rank)
         self._memory: Tensor | None = None
         mask = support.mask
         start, stop = self.columns.bin_bounds(support)
@@ -222,55 +233,76 @@ class WindowAlgebra:
         Float[Tensor, "window key field"],
     ]:
         """Row-gauge products of `[columns | heads]` (upper triangle), key sums, and the key-only columns."""
-        gram, sums = self._dense(states, scores, reference)
+        heads, columns = scores.shape[1], self.columns
+        pairs, key_sums = self.pair_products(states, scores, reference)
         z = states.double()
-        heads = scores.shape[1]
-        bilinear_sums, bilinear_gram, bilinear_bins = self._bilinear(z)
-        dtype = torch.promote_types(scores.dtype, torch.float32)
         key_only = torch.cat([rhythm.to(z), state_columns(z, basis)], -1)
         # a column's mean is pure row gauge; without it what follows keeps its digits in single precision
-        key_only = (key_only - key_only.mean(1, keepdim=True)).to(dtype)
+        key_only = (key_only - key_only.mean(1, keepdim=True)).to(key_sums)
+        with_field = (key_sums.transpose(1, 2) @ key_only).to(z)
+        field, own = slice(columns.within, columns.count), slice(columns.count, columns.count + heads)
+        full = z.new_zeros(len(z), own.stop, own.stop)
+        full[:, : columns.within, : columns.within] = pairs[:, : columns.within, : columns.within]
+        full[:, : columns.within, own] = pairs[:, : columns.within, columns.within :]
+        full[:, own, own] = pairs[:, columns.within :, columns.within :]
+        full[:, : columns.within, field] = with_field[:, : columns.within]
+        full[:, field, own] = with_field[:, columns.within :].transpose(1, 2)
+        full[:, field, field] = key_only.transpose(1, 2) @ (self._key_gram[key_only.dtype] @ key_only)
+        return full, key_sums, key_only
 
-        columns, blocks = self.columns, self.columns.blocks
+    def pair_products(
+        self,
+        states: Float[Tensor, "window key component"],
+        scores: Float[Tensor, "window head query key"],
+        reference: Float[Tensor, "window head query key"] | None,
+    ) -> tuple[Float[Tensor, "window both both"], Float[Tensor, "window key pair"]]:
+        """Row-gauge products (upper triangle) and key sums of `[pair columns | heads]`.
+
+        Args:
+            states: components of each key, as many as z or the bilinear block has.
+            scores, reference: as for a call.
+        """
+        columns, blocks, heads = self.columns, self.columns.blocks, scores.shape[1]
+        gram, sums = self._dense(
+            states[..., : columns.state_rank], states[..., : columns.bilinear_rank], scores, reference
+        )
+        z = states[..., : columns.bilinear_rank].double()
+        bilinear_sums, bilinear_gram, bilinear_bins = self._bilinear(z)
         distance, kernel, bilinear = blocks["distance"], blocks["kernels"], blocks["bilinear"]
-        place = torch.arange(columns.count + heads, device=z.device)
-        dense = torch.cat([place[kernel], place[blocks["track"]], place[columns.count :]])
+        place = torch.arange(columns.within + heads, device=z.device)
+        dense = torch.cat([place[kernel], place[blocks["track"].start :]])
         full = z.new_zeros(len(z), len(place), len(place))
         full[:, dense[:, None], dense] = gram.products
         full[:, distance, dense] = gram.bins.transpose(1, 2)
         full[:, distance, distance] = self._bin_gram
         full[:, distance, bilinear] = bilinear_bins
         full[:, bilinear, bilinear] = bilinear_gram
-        with_bilinear = (sums[:, :, :-1] @ z[:, None]).flatten(2)
+        # rows are centred to rounding: the key factor's mean would multiply what is left
+        key = z - z[:, self.support.first_key :].mean(1, keepdim=True)
+        with_bilinear = (sums[:, :, :-1] @ key[:, None]).flatten(2)
         full[:, bilinear, dense] = with_bilinear.transpose(1, 2)
         full[:, kernel, bilinear] = with_bilinear[:, : len(WIDTHS)]
-
-        key_sums = z.new_empty(len(z), self.support.window, columns.within + heads, dtype=dtype)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        key_sums = z.new_empty(len(z), self.support.window, len(place), dtype=dtype)
         key_sums[..., distance] = self._bin_key_sums
         key_sums[..., bilinear] = bilinear_sums
-        without_field = torch.where(dense < columns.within, dense, dense - (columns.count - columns.within))
-        key_sums[..., without_field] = sums[:, :, -1].transpose(1, 2).to(dtype)
-
-        field = slice(columns.within, columns.count)
-        with_field = key_sums.transpose(1, 2) @ key_only
-        full[:, : columns.within, field] = with_field[:, : columns.within]
-        full[:, field, columns.count :] = with_field[:, columns.within :].transpose(1, 2)
-        full[:, field, field] = key_only.transpose(1, 2) @ (self._key_gram[dtype] @ key_only)
-        return full, key_sums, key_only
+        key_sums[..., dense] = sums[:, :, -1].transpose(1, 2).to(dtype)
+        return full, key_sums
 
     def _dense(
         self,
         states: Float[Tensor, "window key component"],
+        wide: Float[Tensor, "window key wide"],
         scores: Float[Tensor, "window head query key"],
         reference: Float[Tensor, "window head query key"] | None,
-    ) -> tuple["_DenseGram", Float[Tensor, "window map component1 key"]]:
-        """Products of the dense maps with each other, with distance, and their sums against `[z(query), 1]`."""
+    ) -> tuple["_DenseGram", Float[Tensor, "window map wide1 key"]]:
+        """Products of the dense maps with each other, with distance, and their sums against `[wide(query), 1]`."""
         windows, heads, length, _ = scores.shape
         maps = KERNEL_MAPS + heads
         dtype = torch.promote_types(scores.dtype, torch.float32)
         mask = self._mask[dtype]
-        z = states.to(dtype)
-        left = torch.cat([z, torch.ones_like(z[..., :1])], -1).transpose(1, 2)
+        z = states.to(dtype).contiguous()
+        left = torch.cat([wide.to(dtype), torch.ones_like(z[..., :1])], -1).transpose(1, 2)
         components = left.shape[1]
         products = z.new_zeros(windows, maps, maps, dtype=torch.float64)
         lag_sums = z.new_zeros(windows, maps, length, dtype=torch.float64)

@@ -137,18 +137,19 @@ class MeanStates:
         place = torch.searchsorted(self._types, tokens.cpu())
         return (self.counts[: len(self._types)][place] == 0).double().mean(1)
 
-    def basis(self, layer: int, rank: int, seed: int) -> Basis:
-        """The layer's frozen coordinates from the survey's sampled states."""
-        return fit_basis(self._open(self._sample, layer, self._sampled).numpy(), rank, seed)
+    def basis(self, layer: int, rank: int, seed: int, kept: int = 0) -> Basis:
+        """The layer's frozen coordinates from the survey's sampled states; arguments as in `fit_basis`."""
+        return fit_basis(self._open(self._sample, layer, self._sampled).numpy(), rank, seed, kept)
 
 
-def fit_basis(states: Float[np.ndarray, "state direction"], rank: int, seed: int) -> Basis:
+def fit_basis(states: Float[np.ndarray, "state direction"], rank: int, seed: int, kept: int = 0) -> Basis:
     """Whitened leading components, k-means++ centres and the median distance of a sample of states.
 
     Args:
         states: attention inputs of one layer, keys from `first_key` on.
-        rank: components kept.
+        rank: components of z.
         seed: of the centres.
+        kept: components kept, at least those of z and at most as many as the states vary in.
 
     Raises:
         RequestError: more components than the states have.
@@ -159,12 +160,14 @@ def fit_basis(states: Float[np.ndarray, "state direction"], rank: int, seed: int
     mean = sample.mean(0)
     covariance = np.cov(sample, rowvar=False)
     size = len(covariance)
-    variances, vectors = scipy.linalg.eigh(covariance, subset_by_index=[size - rank, size - 1])
+    kept = max(rank, min(kept, *states.shape))
+    variances, vectors = scipy.linalg.eigh(covariance, subset_by_index=[size - kept, size - 1])
     variances, vectors = variances[::-1], vectors[:, ::-1]
-    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(rank)])
+    vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(0), np.arange(kept)])
     floor = np.finfo(np.float32).eps * max(variances[0], np.finfo(np.float64).tiny)
-    components = vectors / np.sqrt(np.maximum(variances, floor))
-    z = (sample - mean) @ components
+    kept = max(rank, int((variances > floor).sum()))
+    components = vectors[:, :kept] / np.sqrt(np.maximum(variances[:kept], floor))
+    z = (sample - mean) @ components[:, :rank]
     generator = np.random.default_rng(seed)
     centres, _ = scipy.cluster.vq.kmeans2(z, CENTRES, minit="++", seed=generator, missing="warn")
     few = z[generator.choice(len(z), min(WIDTH_STATES, len(z)), replace=False)]

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from infodyn_interp.energy.gauge import FIRST_KEY, Support, interval_sums
+from infodyn_interp.energy.gauge import FIRST_KEY, Support, center_rows, interval_sums
 
 WIDTHS = (0.1, 0.4, 1.6)  # kernel widths; each the fourth power of the next, so one exponential serves all
 TAUS = (2.0, 8.0, 32.0)  # memory of the track, in tokens
@@ -34,22 +34,29 @@ class Basis:
 
     Args:
         mean: mean attention input.
-        components: whitening directions; `z = (x - mean) @ components` has unit variance per component.
+        components: whitening directions, leading first; `z = (x - mean) @ components[:, :rank]` has unit variance per
+            component. Those beyond z serve the ladder of the carry-over alone.
         centres: centres of the radial basis functions, in z.
         width: their width, the median distance between states, in z.
     """
 
     mean: Float[Tensor, " direction"]
-    components: Float[Tensor, "direction component"]
+    components: Float[Tensor, "direction kept"]
     centres: Float[Tensor, "centre component"]
     width: float
 
+    @property
+    def rank(self) -> int:
+        """Components of z."""
+        return self.centres.shape[1]
+
     def states(
-        self, attention_input: Float[Tensor, "*batch key direction"]
+        self, attention_input: Float[Tensor, "*batch key direction"], rank: int | None = None
     ) -> Float[Tensor, "*batch key component"]:
-        """The whitened leading components of a layer's attention input."""
+        """The whitened leading components of a layer's attention input: z, or the first `rank` of those kept."""
         dtype = torch.promote_types(attention_input.dtype, torch.float32)
-        return (attention_input.to(dtype) - self.mean.to(dtype)) @ self.components.to(dtype)
+        components = self.components[:, : self.rank if rank is None else rank]
+        return (attention_input.to(dtype) - self.mean.to(dtype)) @ components.to(dtype)
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,17 @@ class Columns:
 
     The order is distance, kernels, bilinear, track (these four live in both gauges), then rhythm, state (key-only:
     they vanish in the two-way gauge).
+
+    Args:
+        window: tokens in a window.
+        state_rank: components of z.
+        bilinear_rank: components that the bilinear block multiplies; those of z by default (the ladder of the
+            carry-over asks for fewer and for more).
     """
 
     window: int
     state_rank: int
+    bilinear_rank: int
 
     @cached_property
     def bins(self) -> tuple[tuple[int, int], ...]:
@@ -78,14 +92,14 @@ class Columns:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """One readable name a column."""
-        rank = range(self.state_rank)
+        rank = range(self.bilinear_rank)
         return (
             *(f"lag {low}" if low == high else f"lag {low}-{high}" for low, high in self.bins),
             *(f"kernel w={width:g}" for width in WIDTHS),
             *(f"z{a} z{b}" for a in rank for b in rank),
             *(f"track w={width:g} tau={tau:g}" for width in WIDTHS for tau in TAUS),
             *RHYTHM,
-            *(f"z{a}" for a in rank),
+            *(f"z{a}" for a in range(self.state_rank)),
             *(f"rbf {centre}" for centre in range(CENTRES)),
         )
 
@@ -95,7 +109,7 @@ class Columns:
         sizes = {
             "distance": len(self.bins),
             "kernels": len(WIDTHS),
-            "bilinear": self.state_rank**2,
+            "bilinear": self.bilinear_rank**2,
             "track": len(WIDTHS) * len(TAUS),
             "rhythm": len(RHYTHM),
             "state": self.state_rank + CENTRES,
@@ -128,9 +142,9 @@ class Columns:
 
 
 @lru_cache(maxsize=16)
-def columns_of(window: int, state_rank: int) -> Columns:
-    """The columns of a window length and state rank, made once."""
-    return Columns(window, state_rank)
+def columns_of(window: int, state_rank: int, bilinear_rank: int | None = None) -> Columns:
+    """The columns of a window length and state rank, made once; bilinear ones of the state's rank by default."""
+    return Columns(window, state_rank, state_rank if bilinear_rank is None else bilinear_rank)
 
 
 class Prosody:
@@ -292,6 +306,46 @@ def pair_columns(
         dense[:, columns.blocks["kernels"], rows, keys] = block.kernels
         dense[:, columns.blocks["track"], rows, keys] = block.tracks
     return dense * support.mask
+
+
+def pair_fields(
+    states: Float[Tensor, "window key component"],
+    coefficient: Float[Tensor, "window field column"],
+    columns: Columns,
+    support: Support,
+) -> Float[Tensor, "window field query key"]:
+    """Energies of the pair columns with given coefficients, row-centred, 0 off the support.
+
+    Args:
+        states: components of each key, as many as z or the bilinear block has.
+        coefficient: of the pair columns, by field (a head, or a head in one of several fits); nats per unit.
+        columns: what the coefficients stand for.
+        support: the pairs that count.
+    """
+    windows, length, _ = states.shape
+    blocks, beta, rank = columns.blocks, coefficient.to(states), columns.bilinear_rank
+    fields = beta.shape[1]
+    wide, narrow = states[..., :rank], states[..., : columns.state_rank].contiguous()
+    query = wide[:, None] @ beta[..., blocks["bilinear"]].unflatten(-1, (rank, rank))
+    out = (query.flatten(1, 2) @ wide.transpose(1, 2)).view(windows, fields, length, length)
+    by_lag = torch.nn.functional.pad(beta[..., blocks["distance"]], (1, 0))
+    out += by_lag[..., _bin_of_pair(columns).to(states.device)]
+    dense = torch.cat([beta[..., blocks["kernels"]], beta[..., blocks["track"]]], -1)
+    for block in row_blocks(narrow, support.first_key):
+        rows, keys = slice(block.first, block.last), slice(0, block.last)
+        maps = torch.cat([block.kernels, block.tracks], 1).flatten(2)
+        out[:, :, rows, keys] += (dense @ maps).view(windows, fields, -1, block.last)
+    return center_rows(out, support)
+
+
+@lru_cache(maxsize=16)
+def _bin_of_pair(columns: Columns) -> Int[Tensor, "query key"]:
+    """One past the distance bin of each pair; 0 where the key is not before the query."""
+    of_lag = torch.zeros(columns.window, dtype=torch.long)
+    for place, (low, high) in enumerate(columns.bins):
+        of_lag[low : high + 1] = place + 1
+    step = torch.arange(columns.window)
+    return of_lag[(step[:, None] - step).clamp(min=0)]
 
 
 def bin_sums(

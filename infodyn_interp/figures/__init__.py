@@ -1,13 +1,43 @@
 """Figures of a result at print size, one function a figure; each is a matplotlib Figure with its caption.
 
 Every figure is drawn and saved under its own settings, whatever the caller's are, and none outlives the call.
-Along x stand the layers or, where `heads="10.3,12.0"` names heads, those heads.
+Along x stand the layers or, where `heads="10.3,12.0"` names heads, those heads; figures of a few heads or layers
+have a panel each.
 """
 
+from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
 from infodyn_interp.figures.intervals import gain, reference_fit
+from infodyn_interp.figures.judgements import verdict_map
+from infodyn_interp.figures.ladders import carry_ladder
+from infodyn_interp.figures.limits import detection_limits
+from infodyn_interp.figures.magnitudes import carry_over
 from infodyn_interp.figures.maps import energy_map, track_grid
+from infodyn_interp.figures.nulls import contrasts
 from infodyn_interp.figures.plates import Plate
+from infodyn_interp.figures.profiles import rho_profile, track_profile
+from infodyn_interp.figures.removals import ablation
 from infodyn_interp.figures.saving import save_all
+from infodyn_interp.figures.variograms import variogram
+from infodyn_interp.figures.worlds import calibration
 
-__all__ = ["Plate", "energy_map", "gain", "landscape", "reference_fit", "save_all", "track_grid"]
+__all__ = [
+    "Plate",
+    "ablation",
+    "calibration",
+    "carry_ladder",
+    "carry_over",
+    "contrasts",
+    "detection_limits",
+    "energy_map",
+    "gain",
+    "landscape",
+    "reference_fit",
+    "rho_profile",
+    "save_all",
+    "spectrum",
+    "track_grid",
+    "track_profile",
+    "variogram",
+    "verdict_map",
+]

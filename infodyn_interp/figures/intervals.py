@@ -1,10 +1,13 @@
 """Heads with their intervals by layer: held-out gains of the terms, and the fit of the reference."""
 
+from typing import Literal
+
 import numpy as np
 import seaborn
 import xarray
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from infodyn_interp.figures.plates import (
     DARK,
@@ -18,15 +21,17 @@ from infodyn_interp.figures.plates import (
     new_panels,
     print_settings,
 )
-from infodyn_interp.figures.selection import Chosen, choose_heads, find_group, name_missing, write_caption
+from infodyn_interp.figures.selection import (
+    ROWS,
+    Chosen,
+    choose_heads,
+    find_group,
+    name_missing,
+    write_caption,
+)
 from infodyn_interp.results import Heads
 
-TERMS = {
-    "prosody": "prosody",
-    "rhythm": "prosody: rhythm",
-    "state": "prosody: state",
-    "track": "inference track",
-}
+TERMS = {term: title for term, title in ROWS.items() if term != "carry"}
 LINEAR_TO = 0.01  # gains within it stand on a linear scale: the smallest that matter are about .005
 MOST_TICKS = 6
 CROWD = 150  # heads from which a layer's line lies over the dots, below which under them
@@ -47,7 +52,7 @@ def gain(result: xarray.DataTree, heads: Heads = None, width: str = "column") ->
         drawn[title], low, high = (chosen.pick(of_term[f"gain{end}"]) for end in ("", "_low", "_high"))
         _draw_intervals(ax, chosen, drawn[title], low, high, 0)
         ax.set_title(title)
-    _scale_gains(axes)
+    scale_gains(axes)
     outside = sum(_mark_outside(ax, chosen, middle) for ax, middle in zip(axes, drawn.values(), strict=True))
     plate.supylabel("held-out gain (share of energy variance)", fontsize=LABEL_SIZE)
     plate.caption = write_caption(
@@ -102,7 +107,7 @@ def _draw_intervals(
     level: float,
 ) -> None:
     """Each head a dot and its interval, dark where it leaves out `level`; a line through layers' medians."""
-    x, room = _places(chosen)
+    x, room = chosen.places()
     weight = float(np.clip(30 / len(x), 0.35, 1))
     ax.axhline(level, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
     clear = (low > level) | (high < level)
@@ -121,16 +126,9 @@ def _draw_intervals(
     seaborn.despine(ax=ax)
 
 
-def _places(chosen: Chosen) -> tuple[np.ndarray, np.ndarray]:
-    """Where along x each head stands within its column, and the room it has there."""
-    count = np.bincount(chosen.slot)[chosen.slot]
-    rank = np.arange(len(chosen.slot)) - np.searchsorted(chosen.slot, chosen.slot)
-    return chosen.slot + 0.8 * ((rank + 0.5) / count - 0.5), 0.8 / count
-
-
-def _scale_gains(axes: list[Axes]) -> None:
+def scale_gains(axes: list[Axes], which: Literal["x", "y"] = "y") -> None:
     """One scale for all panels: linear near zero, decades beyond, no further down than up."""
-    limits = np.array([ax.dataLim.intervaly for ax in axes])
+    limits = np.array([getattr(ax.dataLim, f"interval{which}") for ax in axes])
     limits = limits[np.isfinite(limits)]
     top = 1.25 * max(limits.max(initial=0), LINEAR_TO)
     bottom = max(1.25 * min(limits.min(initial=0), -LINEAR_TO / 2), -top)
@@ -139,10 +137,12 @@ def _scale_gains(axes: list[Axes]) -> None:
     ticks = ticks[(ticks >= bottom) & (ticks <= top)]
     step = -(-len(ticks) // MOST_TICKS)
     ticks = ticks[int(np.flatnonzero(ticks == 0)[0]) % step :: step]
-    axes[0].set_yscale("symlog", linthresh=LINEAR_TO, linscale=0.7)
-    axes[0].set_yticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
-    axes[0].minorticks_off()
-    axes[0].set_ylim(bottom, top)
+    for ax in axes:
+        axis = ax.xaxis if which == "x" else ax.yaxis
+        (ax.set_xscale if which == "x" else ax.set_yscale)("symlog", linthresh=LINEAR_TO, linscale=0.7)
+        axis.set_ticks(ticks, [f"{tick:g}".replace("-", "−") for tick in ticks])
+        axis.set_minor_locator(NullLocator())
+        (ax.set_xlim if which == "x" else ax.set_ylim)(bottom, top)
 
 
 def _cut_scale(ax: Axes, middle: np.ndarray, level: float) -> None:
@@ -156,7 +156,7 @@ def _cut_scale(ax: Axes, middle: np.ndarray, level: float) -> None:
 
 def _mark_outside(ax: Axes, chosen: Chosen, middle: np.ndarray) -> int:
     """Triangles at the edge for the heads that the scale leaves out; returns their count."""
-    x, _ = _places(chosen)
+    x, _ = chosen.places()
     bottom, top = ax.get_ylim()
     below, above = middle < bottom, middle > top
     for beyond, edge, marker in ((below, bottom, "v"), (above, top, "^")):

@@ -1,5 +1,7 @@
 """Maps: the energy map (layers x heads) and the track's grid (kernel width x decay)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import seaborn
 import xarray
@@ -8,7 +10,14 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize, PowerNorm
 from matplotlib.ticker import NullLocator
 
 from infodyn_interp.figures.plates import DARK, MISSING, Plate, name_ticks, new_panels, print_settings
-from infodyn_interp.figures.selection import Chosen, choose_heads, find_group, name_missing, write_caption
+from infodyn_interp.figures.selection import (
+    ROWS,
+    Chosen,
+    choose_heads,
+    find_group,
+    name_missing,
+    write_caption,
+)
 from infodyn_interp.results import Heads
 
 SHADES = seaborn.color_palette("mako_r", as_cmap=True)
@@ -16,7 +25,49 @@ FAINT, WHOLE = (
     1e-4,
     1.0,
 )  # ends of the energy map's scale: the smallest share told apart, and all of the variance
-TERMS = {"rhythm": "prosody: rhythm", "state": "prosody: state", "track": "inference track"}
+TERMS = {term: ROWS[term] for term in ("rhythm", "state", "track")}
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Layers x heads: which of them a map shows, and where each drawn head lies."""
+
+    layers: list[int]
+    heads: list[int]
+    row: np.ndarray
+    column: np.ndarray
+
+    @classmethod
+    def of(cls, chosen: Chosen, data: xarray.Dataset) -> "Lattice":
+        """The layers and heads that occur among those chosen."""
+        columns, column = np.unique(chosen.layer, return_inverse=True)
+        rows, row = np.unique(chosen.head, return_inverse=True)
+        return cls(data["layer"].values[columns].tolist(), data["head"].values[rows].tolist(), row, column)
+
+    @property
+    def height(self) -> float:
+        """Of a panel, in inches."""
+        return float(np.clip(0.09 * len(self.heads), 0.6, 1.5))
+
+    def fill(self, values: np.ndarray) -> np.ndarray:
+        """Values of the drawn heads where they lie, [head, layer]; NaN elsewhere."""
+        cells = np.full((len(self.heads), len(self.layers)), np.nan)
+        cells[self.row, self.column] = values
+        return cells
+
+    def finish(self, ax: Axes) -> None:
+        """Name layers and heads, and blank what was not asked for: it is not hatched as if not estimable."""
+        name_ticks(ax.xaxis, "layer", self.layers, 0.5)
+        name_ticks(ax.yaxis, "head", self.heads, 0.5)
+        asked = np.isfinite(self.fill(np.ones(len(self.row))))
+        if not asked.all():
+            blank = np.ma.masked_where(asked, asked)
+            ax.pcolormesh(blank, cmap=ListedColormap(["white"]), edgecolors="white", gid="not asked for")
+
+
+def cell_lines(cells: np.ndarray) -> str:
+    """Lines between the cells of a crowded map would cover them; without any, viewers show hairlines."""
+    return "white" if cells.shape[0] <= 16 and cells.shape[1] <= 36 else "face"
 
 
 @print_settings()
@@ -27,23 +78,14 @@ def energy_map(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     """
     data = find_group(result, "terms")
     chosen = choose_heads(data, heads)
-    columns, column = np.unique(chosen.layer, return_inverse=True)
-    rows, row = np.unique(chosen.head, return_inverse=True)
-    asked = np.zeros((len(rows), len(columns)), dtype=bool)
-    asked[row, column] = True
+    lattice = Lattice.of(chosen, data)
     shares = {title: chosen.pick(data["share"].sel(term=term)) for term, title in TERMS.items()}
-    cells = {title: np.full(asked.shape, np.nan) for title in shares}
-    for title, share in shares.items():
-        cells[title][row, column] = share
-    plate, axes = new_panels(len(cells), 3, float(np.clip(0.09 * len(rows), 0.6, 1.5)), width)
+    cells = {title: lattice.fill(share) for title, share in shares.items()}
+    plate, axes = new_panels(len(cells), 3, lattice.height, width)
     ticks = [FAINT, 1e-3, 1e-2, 1e-1, WHOLE]
-    _draw_maps(plate, axes, cells, "share of\nenergy variance", LogNorm(FAINT, WHOLE, clip=True), ticks)
+    draw_maps(plate, axes, cells, "share of\nenergy variance", LogNorm(FAINT, WHOLE, clip=True), ticks)
     for ax in axes:
-        name_ticks(ax.xaxis, "layer", data["layer"].values[columns].tolist(), 0.5)
-        name_ticks(ax.yaxis, "head", data["head"].values[rows].tolist(), 0.5)
-        if not asked.all():
-            blank = np.ma.masked_where(asked, asked)
-            ax.pcolormesh(blank, cmap=ListedColormap(["white"]), edgecolors="white", gid="not asked for")
+        lattice.finish(ax)
     plate.caption = write_caption(
         result,
         chosen,
@@ -70,7 +112,7 @@ def track_grid(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     cells = {f"kernel width w = {w:g}": mean[:, k].T for k, w in enumerate(data["width"].values)}
     plate, axes = new_panels(len(cells), 3, 0.17 * data.sizes["tau"], width)
     top, ticks = _square_root_scale(cells)
-    _draw_maps(plate, axes, cells, "held-out gain\n(share)", PowerNorm(0.5, 0, top, clip=True), ticks)
+    draw_maps(plate, axes, cells, "held-out gain\n(share)", PowerNorm(0.5, 0, top, clip=True), ticks)
     for k, (ax, panel) in enumerate(zip(axes, cells.values(), strict=True)):
         row, column = np.nonzero(panel <= 0)
         ax.scatter(column + 0.5, row + 0.5, marker="_", s=8, color=DARK, linewidths=0.6, gid="no gain")
@@ -91,7 +133,7 @@ def track_grid(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     return plate
 
 
-def _draw_maps(
+def draw_maps(
     plate: Plate,
     axes: list[Axes],
     cells: dict[str, np.ndarray],
@@ -102,10 +144,14 @@ def _draw_maps(
     """One map a panel on one colour scale; what is not estimable lets the hatched ground through."""
     for ax, (title, panel) in zip(axes, cells.items(), strict=True):
         ax.patch.set(**MISSING)
-        # Lines between the cells of a crowded map would cover them; without any, viewers show hairlines.
-        lines = "white" if panel.shape[0] <= 16 and panel.shape[1] <= 36 else "face"
-        shown = np.ma.masked_invalid(panel)
-        mesh = ax.pcolormesh(shown, cmap=SHADES, norm=norm, edgecolors=lines, linewidth=0.2, gid="map")
+        mesh = ax.pcolormesh(
+            np.ma.masked_invalid(panel),
+            cmap=SHADES,
+            norm=norm,
+            edgecolors=cell_lines(panel),
+            linewidth=0.2,
+            gid="map",
+        )
         ax.set_title(title)
     bar = plate.colorbar(mesh, ax=axes, ticks=ticks, format=lambda tick, _: f"{tick:g}", pad=0.02, aspect=25)
     bar.ax.yaxis.set_minor_locator(NullLocator())

@@ -84,21 +84,43 @@ def inches(width: str) -> float:
 
 
 def new_plate(
-    rows: int, columns: int, height: float, width: str, *, words: float = 0.45, sharey: bool = True
+    rows: int,
+    columns: int,
+    height: float,
+    width: str,
+    *,
+    words: float = 0.45,
+    sharex: bool = True,
+    sharey: bool = True,
 ) -> tuple[Plate, list[Axes]]:
     """A plate and its panels row by row; `height` of a panel and of all `words` around them, in inches."""
     space = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
     plate = Plate(figsize=(inches(width), rows * (height + 0.2) + words), layout=space)
-    return plate, list(plate.subplots(rows, columns, sharex=True, sharey=sharey, squeeze=False).flat)
+    return plate, list(plate.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
 
 
 def new_panels(
-    count: int, beside: int, height: float, width: str, *, sharey: bool = True
+    count: int,
+    beside: int,
+    height: float,
+    width: str,
+    *,
+    in_column: int = 1,
+    words: float = 0.45,
+    sharex: bool = True,
+    sharey: bool = True,
 ) -> tuple[Plate, list[Axes]]:
-    """Panels one under the other at column width; at page width `beside` side by side, half as high again."""
-    if width == "page":
-        return new_plate(-(-count // beside), beside, 1.5 * height, width, sharey=sharey)
-    return new_plate(count, 1, height, width, sharey=sharey)
+    """`in_column` panels side by side at column width; at page width `beside`, half as high again."""
+    columns, tall = (beside, 1.5) if width == "page" else (in_column, 1.0)
+    columns = min(columns, count)
+    plate, axes = new_plate(
+        -(-count // columns), columns, tall * height, width, words=words, sharex=sharex, sharey=sharey
+    )
+    for place, spare in enumerate(axes[count:], count):
+        spare.remove()
+        if place >= columns:  # the panel above it is now the lowest
+            axes[place - columns].tick_params("x", labelbottom=True)
+    return plate, axes[:count]
 
 
 def name_ticks(axis: Axis, label: str, names: Sequence[object], offset: float) -> None:
@@ -111,5 +133,16 @@ def name_ticks(axis: Axis, label: str, names: Sequence[object], offset: float) -
     turned = not upright and max(map(len, words)) > 2 and need * len(words) > room
     step = int(np.ceil((LINE if turned else need) * len(words) / room))
     axis.set_ticks(np.arange(0, len(words), step) + offset, words[::step], rotation=90 if turned else 0)
-    if spec is None or (spec.is_first_col() if upright else spec.is_last_row()):
+    if (spec is None or spec.is_first_col()) if upright else is_lowest(axis.axes):
         axis.set_label_text(label)
+
+
+def is_lowest(ax: Axes) -> bool:
+    """Whether no panel lies beneath one."""
+    spec = ax.get_subplotspec()
+    others = (other.get_subplotspec() for other in ax.figure.axes)
+    return spec is None or not any(
+        other.colspan.start == spec.colspan.start and other.rowspan.start > spec.rowspan.start
+        for other in others
+        if other is not None and other.get_gridspec() is spec.get_gridspec()
+    )

@@ -1,20 +1,45 @@
 """Write the figures of a result, each with its caption."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import xarray
 
 from infodyn_interp.errors import RequestError
+from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
 from infodyn_interp.figures.intervals import gain, reference_fit
+from infodyn_interp.figures.judgements import verdict_map
+from infodyn_interp.figures.ladders import carry_ladder
+from infodyn_interp.figures.limits import detection_limits
+from infodyn_interp.figures.magnitudes import carry_over
 from infodyn_interp.figures.maps import energy_map, track_grid
+from infodyn_interp.figures.nulls import contrasts
 from infodyn_interp.figures.plates import Plate
+from infodyn_interp.figures.profiles import rho_profile, track_profile
+from infodyn_interp.figures.removals import ablation
 from infodyn_interp.figures.selection import choose_heads, find_group, most_gain
+from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.results import Heads
 
 # A date in the file would make two equal figures differ.
 DATELESS: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
-BY_LAYER = {energy_map: "terms", gain: "terms", track_grid: "terms", reference_fit: "reference"}
+# Each figure with what it cannot be drawn without: variables by group.
+SHOWS: dict[Callable[..., Plate], dict[str, str]] = {
+    verdict_map: {"verdicts": "verdict"},
+    energy_map: {"terms": "share"},
+    gain: {"terms": "gain"},
+    contrasts: {"verdicts": "contrast"},
+    track_grid: {"terms": "track_gain"},
+    track_profile: {"profile": "kept"},
+    variogram: {"carry": "variogram"},
+    rho_profile: {"carry": "sill_share", "profile": "rise"},
+    carry_ladder: {"carry": "ladder_sill", "verdicts": "verdict", "basis": "mean"},
+    carry_over: {"carry": "layer_magnitude"},
+    detection_limits: {"limits": "share", "verdicts": "verdict"},
+    spectrum: {"spectrum": "eigenvalue", "terms": "gain"},
+    reference_fit: {"reference": "r2"},
+}
 
 
 def save_all(
@@ -33,9 +58,11 @@ def save_all(
     if format not in DATELESS:
         raise RequestError(f"figures cannot be written as '{format}': take {', '.join(DATELESS)}")
     plates: dict[str, Plate] = {}
-    for draw, group in BY_LAYER.items():
-        if group in result.children:
+    for draw, needs in SHOWS.items():
+        if all(group in result.children and name in result[group].data_vars for group, name in needs.items()):
             plates[draw.__name__] = draw(result, heads=heads, width=width)
+    if "ablation" in result.children:
+        plates["ablation"] = ablation(find_group(result, "ablation"), width=width)
     if "example" in result.children:
         every = choose_heads(find_group(result, "example"), heads).heads
         for head in every if heads is not None else [most_gain(result)]:

@@ -1,5 +1,6 @@
 """Which heads of a result a figure draws, where along x, and what its caption must say of them."""
 
+import json
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,14 @@ from infodyn_interp.errors import RequestError
 from infodyn_interp.results import Heads, pick_heads
 
 NAMED_AT_MOST = 12
+ROWS = {
+    "prosody": "prosody",
+    "rhythm": "prosody: rhythm",
+    "state": "prosody: state",
+    "track": "inference track",
+    "carry": "carry-over",
+}
+FEW, MOST_PANELS = 4, 12  # panels where none were asked for by name, and where they were
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,11 @@ class Chosen:
 
     def pick(self, variable: xarray.DataArray) -> np.ndarray:
         """Values of the drawn heads along the first axis; other dimensions keep their order."""
-        return np.asarray(variable.transpose("layer", "head", ...).values[self.layer, self.head], dtype=float)
+        return np.asarray(self.take(variable), dtype=float)
+
+    def take(self, variable: xarray.DataArray) -> np.ndarray:
+        """The same of words and truths, as they are."""
+        return np.asarray(variable.transpose("layer", "head", ...).values[self.layer, self.head])
 
     def by_slot(self, values: np.ndarray, summary: Callable[..., Any]) -> np.ndarray:
         """`np.ma.mean` or `np.ma.median` over the estimable heads of each column; NaN where there is none."""
@@ -34,12 +47,21 @@ class Chosen:
         columns = (summary(known[self.slot == slot], axis=0) for slot in range(len(self.slots)))
         return np.array([np.ma.filled(column, np.nan) for column in columns])
 
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where along x each head stands within its column, and the room it has there."""
+        count = np.bincount(self.slot)[self.slot]
+        rank = np.arange(len(self.slot)) - np.searchsorted(self.slot, self.slot)
+        return self.slot + 0.8 * ((rank + 0.5) / count - 0.5), 0.8 / count
 
-def find_group(result: xarray.DataTree, name: str) -> xarray.Dataset:
-    """A group of the result; raises RequestError where the result has none of that name."""
+
+def find_group(result: xarray.DataTree, name: str, variable: str = "") -> xarray.Dataset:
+    """A group of the result that holds a variable; raises RequestError where there is none of that name."""
     if name not in result.children:
         raise RequestError(f"the result has no group '{name}': this figure needs a sweep that wrote it")
-    return result[name].to_dataset()
+    data = result[name].to_dataset()
+    if variable and variable not in data:
+        raise RequestError(f"group '{name}' has no {variable}: this figure needs a sweep that wrote it")
+    return data
 
 
 def choose_heads(data: xarray.Dataset, heads: Heads) -> Chosen:
@@ -61,6 +83,43 @@ def most_gain(result: xarray.DataTree) -> str:
     chosen = choose_heads(data, None)
     low = chosen.pick(data["gain_low"].sel(term="prosody"))
     return chosen.heads[int(np.argmax(np.where(np.isfinite(low), low, -np.inf)))]
+
+
+def largest_sill(result: xarray.DataTree, heads: Heads) -> tuple[Chosen, str]:
+    """The few heads that have a panel each, and which they are in words: those with the most carry-over.
+
+    Heads that are named are drawn in that order, up to as many as fit a page.
+    """
+    data = find_group(result, "carry")
+    chosen = choose_heads(data, heads)
+    most = FEW if heads is None else MOST_PANELS
+    if len(chosen.heads) <= most:
+        return choose_heads(data, chosen.heads), ""
+    share = np.nan_to_num(chosen.pick(data["sill_share"]), nan=-np.inf)
+    kept = np.argsort(-share, kind="stable")[:most]
+    words = f"Drawn: the {most} of {len(share)} heads with the largest sill (share of energy variance)."
+    return choose_heads(data, [chosen.heads[place] for place in kept]), words
+
+
+def few_layers(data: xarray.Dataset, heads: Heads, most: int = FEW) -> Chosen:
+    """All heads of a few layers, evenly spaced, first and last included; among the layers of `heads` if named."""
+    every = choose_heads(data, None)
+    layers = np.unique(choose_heads(data, heads).layer)
+    kept = layers[np.unique(np.linspace(0, len(layers) - 1, min(most, len(layers))).round().astype(int))]
+    taken = np.flatnonzero(np.isin(every.layer, kept))
+    return Chosen(
+        [every.heads[place] for place in taken],
+        every.layer[taken],
+        every.head[taken],
+        np.searchsorted(kept, every.layer[taken]),
+        [every.slots[place] for place in kept],
+        every.axis,
+    )
+
+
+def threshold(result: xarray.DataTree, name: str) -> float:
+    """A threshold that the verdicts of the result were given by; RequestError where it has no verdicts."""
+    return float(json.loads(find_group(result, "verdicts").attrs["thresholds"])[name])
 
 
 def name_missing(chosen: Chosen, drawn: Mapping[str, np.ndarray]) -> str:
@@ -91,6 +150,15 @@ def write_caption(result: xarray.DataTree, chosen: Chosen, *sentences: str) -> s
         f"Model {of.get('model', 'not named')}; n = {of.get('documents', '?')} documents in "
         f"{of.get('folds', '?')} folds, windows of {of.get('window', '?')} tokens; "
         f"{count(chosen.heads, 'head')} of {count(set(chosen.layer.tolist()), 'layer')}{named}. "
-        f"Verdicts: {of.get('verdicts', 'not computed')}."
+        f"{_count_verdicts(result, chosen)}."
     )
     return " ".join([*filter(None, sentences), study])
+
+
+def _count_verdicts(result: xarray.DataTree, chosen: Chosen) -> str:
+    if "verdicts" not in result.children:
+        return "Verdicts: not computed"
+    data = find_group(result, "verdicts")
+    found = chosen.take(data["verdict"].transpose(..., "term")) == "IDENTIFIED"
+    counts = [f"{term} {number}" for term, number in zip(data["term"].values, found.sum(0), strict=True)]
+    return f"Heads with the verdict IDENTIFIED: {', '.join(counts)}"

@@ -157,6 +157,43 @@ class Texts:
         """
         return replace(self, _seed=whole_number("seed", seed, 0))
 
+    def part(
+        self,
+        folds: int | None = None,
+        reference_documents: int | None = None,
+        windows_per_document: int | None = None,
+    ) -> "Texts":
+        """Return the same texts with the documents of the first folds, the first reference documents, fewer windows.
+
+        A document's fold stays what it was; its rank does where all folds stay. None leaves as it is.
+        """
+        kept = self.folds if folds is None else min(whole_number("folds", folds, 1), self.folds)
+        fitted, reference = self._of("fitted"), self._of("reference")
+        rows = {
+            "fitted": fitted[np.arange(len(fitted)) % self.folds < kept],
+            "reference": reference
+            if reference_documents is None
+            else reference[: whole_number("reference_documents", reference_documents, 1)],
+        }
+        caps = self._caps
+        if windows_per_document is not None:
+            most = whole_number("windows_per_document", windows_per_document, 1)
+            caps = {role: min(cap, most) for role, cap in caps.items()}
+        sizes = {role: len(kept) for role, kept in rows.items()}
+        identity = self._identity
+        if sizes != {role: len(kept) for role, kept in self._rows.items()} or caps != self._caps:
+            identity = hash_text([f"{identity} {sizes} {caps}"]).hex()
+        return replace(
+            self,
+            folds=kept,
+            documents=sizes["fitted"],
+            reference_documents=sizes["reference"],
+            _rows=rows,
+            _caps=caps,
+            _identity=identity,
+            _types={},
+        )
+
     @property
     def _room(self) -> int:
         return room_for_text(self.window, self.bos)

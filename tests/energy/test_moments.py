@@ -9,7 +9,7 @@ import torch
 
 from infodyn_interp.energy.gauge import Support
 from infodyn_interp.energy.moments import Moments, WindowAlgebra, WindowMoments, unpack
-from infodyn_interp.energy.terms import Basis, Columns
+from infodyn_interp.energy.terms import Basis, columns_of
 
 HEADS = 3
 
@@ -28,7 +28,7 @@ class World:
         self.surface = draw.normal(size=(windows, HEADS, window, window))
         self.centres = draw.normal(size=(16, rank))
         self.support = Support(window, reach)
-        self.columns = Columns(window, rank)
+        self.columns = columns_of(window, rank)
         self.basis = Basis(torch.zeros(rank), torch.eye(rank), torch.tensor(self.centres), 3.0)
 
     def moments(self, dtype: torch.dtype = torch.float64, scores: np.ndarray | None = None) -> WindowMoments:
@@ -137,11 +137,11 @@ def test_a_batch_gives_what_its_windows_give_alone() -> None:
 
 
 def test_moments_of_different_runs_do_not_add() -> None:
-    one, other = Moments.empty(Columns(40, 3), 2, 4), Moments.empty(Columns(40, 3), 2, 5)
+    one, other = Moments.empty(columns_of(40, 3), 2, 4), Moments.empty(columns_of(40, 3), 2, 5)
     with pytest.raises(ValueError, match="cannot be added"):
         _ = one + other
     with pytest.raises(ValueError, match="cannot be added"):
-        _ = one + Moments.empty(Columns(48, 3), 2, 4)
+        _ = one + Moments.empty(columns_of(48, 3), 2, 4)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from infodyn_interp.energy.terms import (
     TAUS,
     WIDTHS,
     Basis,
-    Columns,
     Prosody,
+    columns_of,
     kernels,
     pair_columns,
     rhythm_code,
@@ -89,7 +89,7 @@ def test_state_columns_follow_their_formula() -> None:
 
 @pytest.mark.parametrize("window", [17, 24, 32, 48, 200, 256, 513])
 def test_distance_bins_tile_the_lags_one_by_one_then_widening(window: int) -> None:
-    bins = Columns(window, 2).bins
+    bins = columns_of(window, 2).bins
     lags = [lag for low, high in bins for lag in range(low, high + 1)]
     assert lags == list(range(1, window))
     assert all(low == high for low, high in bins if low <= 23)
@@ -98,14 +98,14 @@ def test_distance_bins_tile_the_lags_one_by_one_then_widening(window: int) -> No
 
 
 def test_every_column_has_a_name_and_a_block() -> None:
-    columns = Columns(64, 4)
+    columns = columns_of(64, 4)
     assert len(columns.names) == len(set(columns.names)) == columns.count
     assert columns.blocks["rhythm"].stop - columns.blocks["rhythm"].start == len(RHYTHM)
 
 
 def test_dense_pair_columns_are_the_formulas_on_the_support() -> None:
     states, support = draw_states(40, 3), Support(40)
-    columns = Columns(40, 3)
+    columns = columns_of(40, 3)
     got = pair_columns(torch.tensor(states)[None], support)[0].numpy()
     expected = oracle.dense_columns(states, np.zeros((40, 9)), np.zeros((16, 3)), 1.0, columns.bins)
     for place in range(columns.within):

@@ -1,9 +1,11 @@
 """The main job: texts stream through a model a counted number of times and leave one small result.
 
 Stages: count (done by `read_texts`), reference (a survey of documents that are not fitted: mean states and the basis),
-fit (moments of every head's energy), reduce (algebra on the moments). One process, moments in memory.
+fit (moments of every head's energy), carry (variograms of what the frozen fits leave), look (the first window of each
+document again: filtered carry-over, swap gate), nulls (the same on twins), reduce (algebra on all of it). One process.
 """
 
+import bisect
 import hashlib
 import importlib.metadata
 import json
@@ -16,21 +18,30 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import xarray
 from torch import Tensor
 
 from infodyn_interp import reducing, results
+from infodyn_interp.energy.carry import fit_carry, lags_of
+from infodyn_interp.energy.fitting import Fit, fit
 from infodyn_interp.energy.gauge import support_of
-from infodyn_interp.energy.moments import Moments, WindowAlgebra
+from infodyn_interp.energy.ladder import RANKS
+from infodyn_interp.energy.moments import Moments
 from infodyn_interp.energy.reference import MeanStates, Reference, SurfaceFit, choose_reference
-from infodyn_interp.energy.terms import Basis, Prosody, rhythm_code, rhythm_columns
+from infodyn_interp.energy.terms import Basis, Prosody, rhythm_code
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.hooks import Checked, Layer, capture, check, choose_layers
-from infodyn_interp.models import Model
-from infodyn_interp.texts import Batch, Texts, read_pieces
+from infodyn_interp.identify.evidence import Variograms
+from infodyn_interp.identify.nulls import NULLS, TWINS, choose_nulls
+from infodyn_interp.identify.swaps import BLOCK, BLOCKS
+from infodyn_interp.models import Model, permuted_weights_twin, untrained_twin
+from infodyn_interp.sweeping.passes import Carrying, Measurement, Pass, SecondLook, Series, Study
+from infodyn_interp.texts import Texts, read_pieces
 
 LEAST_DOCUMENTS = 4  # folds of documents; fewer leave no interval
+LEAST_LAGS = 3  # of a variogram
 Progress = Callable[[str, int, int], None]
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "scipy", "xarray")
 
@@ -45,6 +56,11 @@ class Settings:
     seed: int = 0
     micro_batch: int = 4
     threads: int | None = None
+    carry: bool = True
+    series: bool = False
+    nulls: tuple[str, ...] = NULLS
+    null_share: float = 1 / 3
+    null_reference_tokens: int = 8_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,11 @@ class Gathered:
         unseen: share of fitted tokens whose type the survey never saw; NaN where no types were surveyed.
         example: what each key of one window receives, by layer: columns `[key, column]`, heads `[key, head]`.
         example_tokens: that window.
+        fits: of the moments, by layer.
+        variograms: of the carry pass; None where windows are too short for one, or it was not asked for.
+        permuted: the same with the later half's queries in random order.
+        series: |M_t| of the first window of each document; `keep_series` asks for it whole in the result.
+        swap_gains: by layer, the gains of each shift of the swap gate; empty where no block of documents was full.
     """
 
     checked: Checked
@@ -70,6 +91,12 @@ class Gathered:
     unseen: float
     example: dict[int, tuple[Tensor, Tensor]]
     example_tokens: Tensor
+    fits: dict[int, Fit]
+    variograms: dict[int, Variograms] | None
+    permuted: dict[int, Variograms] | None
+    series: dict[int, Series]
+    keep_series: bool
+    swap_gains: dict[int, np.ndarray]
 
 
 @dataclass
@@ -85,8 +112,11 @@ class Clock:
         """Time one stage."""
         begun = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - begun
-        self.tokens[name] = tokens
+        self.add(name, time.perf_counter() - begun, tokens)
+
+    def add(self, name: str, seconds: float, tokens: int) -> None:
+        """Note one stage that was timed elsewhere."""
+        self.seconds[name], self.tokens[name] = seconds, tokens
         unit = 2**20 if sys.platform == "darwin" else 2**10
         self.peak_mib[name] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
@@ -102,9 +132,14 @@ def sweep(
     seed: int = 0,
     micro_batch: int = 4,
     threads: int | None = None,
+    carry: bool = True,
+    series: bool = False,
+    nulls: Iterable[str] = NULLS,
+    null_share: float = 1 / 3,
+    null_reference_tokens: int = 8_000,
     progress: Progress | None = None,
 ) -> xarray.DataTree:
-    """Fit the energies of every head of the asked layers (seed 1.1, 1.2).
+    """Fit the energies of every head of the asked layers, and say what may be believed of them (seed 1.1, 1.2).
 
     Args:
         model: from `open_model`.
@@ -116,17 +151,34 @@ def sweep(
         seed: of the basis' centres.
         micro_batch: windows in one forward pass.
         threads: CPU threads of torch for the time of the sweep; as they are by default.
+        carry: fit the carry-over, with its ladder, its filter and the swap gate: two more passes.
+        series: keep |M_t| and its innovations by document, not their means alone.
+        nulls: of `NULLS`; none for an empty sequence.
+        null_share: of the folds of documents that a null reads.
+        null_reference_tokens: of each null's own reference pass, at least.
         progress: called with stage, tokens done, tokens in all.
 
     Returns:
-        The result: groups `basis example reference energy terms cost`, energies in nats.
+        The result: groups `basis example reference energy terms verdicts carry cost`, energies in nats.
 
     Raises:
         RequestError: before any work: a layer, reference or rank that is not there, windows longer than the model's
             context, too few documents, or an `out` that holds another run or cannot be written.
         RunError: the model fails its check, or scores are not finite (layer, head and window are named).
     """
-    settings = Settings(choose_layers(model, layers), reference, state_rank, seed, micro_batch, threads)
+    settings = Settings(
+        choose_layers(model, layers),
+        reference,
+        state_rank,
+        seed,
+        micro_batch,
+        threads,
+        carry,
+        series,
+        choose_nulls(nulls),
+        null_share,
+        null_reference_tokens,
+    )
     _refuse(model, texts, settings)
     run = describe_run(model, texts, settings)
     if out is not None:
@@ -136,14 +188,56 @@ def sweep(
         _make_folder(Path(out))
     clock = Clock()
     gathered = gather(model, texts, settings, clock=clock, progress=progress, folder=out)
+    others = {
+        name: _gather_null(name, model, texts, settings, clock, progress, out)
+        for name in settings.nulls
+        if name in TWINS
+    }
     with clock.stage("reduce", 0):
-        groups = reducing.reduce(gathered, read_pieces(texts.tokenizer), model.head_width, reference)
+        groups = reducing.reduce(
+            gathered, read_pieces(texts.tokenizer), model.head_width, reference, others, settings.nulls
+        )
     groups["/cost"] = reducing.label_cost(clock.seconds, clock.tokens, clock.peak_mib)
     groups["/"] = xarray.Dataset(attrs=_attributes(model, texts, settings, gathered.checked, run))
     result = xarray.DataTree.from_dict(groups)
     if out is not None:
         results.save(result, out)
     return result
+
+
+def _gather_null(
+    name: str,
+    model: Model,
+    texts: Texts,
+    settings: Settings,
+    clock: Clock,
+    progress: Progress | None,
+    folder: str | Path | None,
+) -> Gathered:
+    """The passes of one null, with a reference of its own, on the documents of the first folds."""
+    folds = max(LEAST_DOCUMENTS, round(settings.null_share * texts.folds))
+    wanted = range(1, texts.reference_documents)
+    surveyed = bisect.bisect_left(
+        wanted,
+        settings.null_reference_tokens,
+        key=lambda count: texts.part(reference_documents=count).tokens("reference"),
+    )
+    part = texts.part(folds=folds, reference_documents=surveyed + 1)
+    twin = model
+    if name == "shuffled_tokens":
+        part = part.shuffled(settings.seed)
+    else:
+        twin = (untrained_twin if name == "untrained" else permuted_weights_twin)(model, settings.seed)
+    own = Clock()
+    begun = time.perf_counter()
+
+    def report(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(f"{name}: {stage}", done, total)
+
+    gathered = gather(twin, part, settings, clock=own, progress=report, folder=folder, look=False)
+    clock.add(f"null {name}", time.perf_counter() - begun, sum(own.tokens.values()))
+    return gathered
 
 
 def gather(
@@ -155,6 +249,7 @@ def gather(
     clock: Clock | None = None,
     progress: Progress | None = None,
     folder: str | Path | None = None,
+    look: bool = True,
 ) -> Gathered:
     """Pass the texts through the model: the check, the survey of the reference documents, the moments of the fitted.
 
@@ -164,6 +259,7 @@ def gather(
         clock: filled stage by stage.
         progress: called with stage, tokens done, tokens in all.
         folder: where the survey's table lies while the run lasts; the system's place for such files by default.
+        look: climb the ladder of the carry-over, and look at the first window of each document again.
 
     Raises:
         RunError: as in `sweep`.
@@ -179,10 +275,82 @@ def gather(
         with clock.stage("reference", texts.tokens("reference")):
             means = _survey(model, texts, settings, strategy, checked, Path(scratch), report)
             bases = {
-                layer: means.basis(layer, settings.state_rank, settings.seed) for layer in settings.layers
+                layer: means.basis(layer, settings.state_rank, settings.seed, max(RANKS))
+                for layer in settings.layers
             }
+        study = Study(
+            model,
+            texts.window,
+            texts.folds,
+            settings.layers,
+            settings.state_rank,
+            Prosody(read_pieces(texts.tokenizer)),
+            strategy,
+            means,
+            checked,
+            bases,
+        )
+        with_carry = settings.carry and all(
+            len(lags_of(support_of(texts.window, checked.reach[layer]))) >= LEAST_LAGS
+            for layer in settings.layers
+        )
         with clock.stage("fit", texts.tokens()):
-            return _measure(model, texts, settings, strategy, checked, means, bases, report)
+            visit = Measurement(study, Path(scratch) if with_carry and look else None)
+            rhythm, unseen, example = _measure(texts, settings, study, visit, report)
+            fits = {layer: fit(visit.moments[layer]) for layer in settings.layers}
+        carrying, second, looked = None, None, texts.part(windows_per_document=1)
+        if with_carry:
+            with clock.stage("carry", texts.tokens()):
+                carrying = Carrying(study, fits, visit.ladder)
+                _read_through(texts, settings, study, carrying, "carry", report)
+        if carrying is not None and look:
+            with clock.stage("look", looked.tokens()):
+                carries = {layer: fit_carry(carrying.variograms[layer].chosen) for layer in settings.layers}
+                second = SecondLook(study, fits, carries, carrying.variance_without)
+                _look_again(looked, settings, study, second, report)
+        return Gathered(
+            checked,
+            bases,
+            visit.moments,
+            {} if settings.reference == "zero" else visit.surfaces,
+            rhythm,
+            unseen,
+            example[0],
+            example[1],
+            fits,
+            None if carrying is None else carrying.variograms,
+            None if carrying is None else carrying.permuted,
+            {} if second is None else second.series,
+            settings.series,
+            {} if second is None else second.swap_gains,
+        )
+
+
+def _read_through(
+    texts: Texts, settings: Settings, study: Study, visit: Pass, stage: str, report: Progress
+) -> None:
+    done, total = 0, texts.tokens()
+    for batch in texts.batches(settings.micro_batch):
+        visit.begin(batch)
+        capture(study.model, batch, visit, layers=settings.layers, checked=study.checked)
+        done += batch.tokens.numel()
+        report(stage, done, total)
+
+
+def _look_again(texts: Texts, settings: Settings, study: Study, visit: SecondLook, report: Progress) -> None:
+    """The first window of each document: full blocks of the swap gate at once, the others as they come."""
+    blocks = min(texts.documents // BLOCK, BLOCKS)
+    done, total = 0, texts.tokens()
+    for swapping, ranks, size in (
+        (True, range(blocks * BLOCK), BLOCK),
+        (False, range(blocks * BLOCK, texts.documents), settings.micro_batch),
+    ):
+        visit.swapping = swapping
+        for batch in texts.batches(size, documents=ranks) if ranks else ():
+            visit.begin(batch)
+            capture(study.model, batch, visit, layers=settings.layers, checked=study.checked)
+            done += batch.tokens.numel()
+            report("look", done, total)
 
 
 def _survey(
@@ -223,91 +391,10 @@ def _survey(
     return means
 
 
-class Measurement:
-    """The visitor of the fit pass: each layer's energies become moments and are dropped.
-
-    Args:
-        model, window, folds, settings: of the run.
-        prosody: rhythm of the vocabulary.
-        strategy, means: the reference.
-        checked, bases: of the layers.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        window: int,
-        folds: int,
-        settings: Settings,
-        prosody: Prosody,
-        strategy: Reference,
-        means: MeanStates | None,
-        checked: Checked,
-        bases: dict[int, Basis],
-    ) -> None:
-        self._bases, self._strategy, self._means, self._prosody = bases, strategy, means, prosody
-        supports = {layer: support_of(window, checked.reach[layer]) for layer in settings.layers}
-        made = {
-            support: WindowAlgebra(support, settings.state_rank, model.device)
-            for support in set(supports.values())
-        }
-        self._algebra = {layer: made[support] for layer, support in supports.items()}
-        columns = next(iter(made.values())).columns
-        self.moments = {layer: Moments.empty(columns, model.heads, folds) for layer in settings.layers}
-        self.surfaces = {layer: SurfaceFit.empty(folds, model.heads) for layer in settings.layers}
-
-    def begin(self, batch: Batch) -> Tensor:
-        """Start a batch; returns its rhythm flags."""
-        self._batch = batch
-        self._folds = torch.from_numpy(batch.fold)
-        flags = self._prosody.flags(batch.tokens)
-        self._rhythm = rhythm_columns(flags)
-        return flags
-
-    def __call__(self, layer: Layer) -> None:
-        states, scores, surface = self._read(layer)
-        algebra = self._algebra[layer.index]
-        window = algebra(states, self._rhythm, self._bases[layer.index], scores, surface)
-        if not bool(torch.isfinite(window.square_row).all()):
-            self._refuse(layer.index, window.square_row)
-        self.moments[layer.index].add(window, self._batch.fold)
-        if surface is not None:
-            self.surfaces[layer.index].add(scores, surface, layer.mask, algebra.support, self._folds)
-
-    def received(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        """What each key of the batch's first window receives: columns, heads."""
-        states, scores, surface = self._read(layer)
-        columns, heads = self._algebra[layer.index].received(
-            states, self._rhythm, self._bases[layer.index], scores, surface
-        )
-        return columns[0].cpu(), heads[0].cpu()
-
-    def _read(self, layer: Layer) -> tuple[Tensor, Tensor, Tensor | None]:
-        surface = self._strategy(layer, self._batch.tokens.to(layer.scores.device), self._means)
-        dtype = torch.promote_types(layer.scores.dtype, torch.float32)
-        states = self._bases[layer.index].states(layer.attention_input)
-        return states, layer.scores.to(dtype), None if surface is None else surface.to(dtype)
-
-    def _refuse(self, layer: int, squares: Tensor) -> None:
-        window, head = (~torch.isfinite(squares)).nonzero()[0].tolist()
-        raise RunError(
-            f"layer {layer}, head {head}, window {self._batch.position[window]} of document "
-            f"{self._batch.document[window]}: NaN in its energies; run it in dtype float32, or leave the layer out"
-        )
-
-
 def _measure(
-    model: Model,
-    texts: Texts,
-    settings: Settings,
-    strategy: Reference,
-    checked: Checked,
-    means: MeanStates,
-    bases: dict[int, Basis],
-    report: Progress,
-) -> Gathered:
-    prosody = Prosody(read_pieces(texts.tokenizer))
-    visit = Measurement(model, texts.window, texts.folds, settings, prosody, strategy, means, checked, bases)
+    texts: Texts, settings: Settings, study: Study, visit: Measurement, report: Progress
+) -> tuple[Tensor, float, tuple[dict[int, tuple[Tensor, Tensor]], Tensor]]:
+    """The fit pass: rhythm codes by fold, share of tokens never surveyed, and the example's received energies."""
     first_key = support_of(texts.window).first_key
     rhythm = torch.zeros(texts.folds, 16 * texts.window, dtype=torch.float64)
     unseen: list[Tensor] = []
@@ -316,9 +403,9 @@ def _measure(
         codes = rhythm_code(visit.begin(batch))[:, first_key:]
         folds = torch.from_numpy(batch.fold)[:, None].expand_as(codes)
         rhythm.index_put_((folds, codes), torch.ones(codes.shape, dtype=torch.float64), accumulate=True)
-        if strategy.needs_means:
-            unseen.append(means.unseen(batch.tokens))
-        capture(model, batch, visit, layers=settings.layers, checked=checked)
+        if study.strategy.needs_means and study.means is not None:
+            unseen.append(study.means.unseen(batch.tokens))
+        capture(study.model, batch, visit, layers=settings.layers, checked=study.checked)
         done += batch.tokens.numel()
         report("fit", done, total)
     example = texts.one_window()
@@ -328,17 +415,9 @@ def _measure(
     def keep(layer: Layer) -> None:
         received[layer.index] = visit.received(layer)
 
-    capture(model, example, keep, layers=settings.layers, checked=checked)
-    return Gathered(
-        checked,
-        bases,
-        visit.moments,
-        {} if settings.reference == "zero" else visit.surfaces,
-        rhythm,
-        float(torch.cat(unseen).mean()) if unseen else float("nan"),
-        received,
-        example.tokens[0],
-    )
+    capture(study.model, example, keep, layers=settings.layers, checked=study.checked)
+    share = float(torch.cat(unseen).mean()) if unseen else float("nan")
+    return rhythm, share, (received, example.tokens[0])
 
 
 def _refuse(model: Model, texts: Texts, settings: Settings) -> None:
@@ -354,6 +433,8 @@ def _refuse(model: Model, texts: Texts, settings: Settings) -> None:
         raise RequestError(
             f"state_rank: {settings.state_rank} asked, the states have 1..{model.width} directions"
         )
+    if not 0 < settings.null_share <= 1:
+        raise RequestError(f"null_share: {settings.null_share} asked, it lies above 0 and up to 1")
     for name in ("micro_batch", "threads"):
         value = getattr(settings, name)
         if value is not None and value < 1:
@@ -412,7 +493,6 @@ def _attributes(
         "parity_pattern": max(checked.pattern_difference),
         "score_source": json.dumps([checked.score_source[layer] for layer in settings.layers]),
         "zero_share": checked.zero_share,
-        "verdicts": "not computed",
     }
 
 

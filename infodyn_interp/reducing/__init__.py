@@ -8,32 +8,41 @@ import torch
 import xarray
 from jaxtyping import Float
 
-from infodyn_interp.energy.fitting import PAIRS, TERMS, Estimate, Fit, fit
+from infodyn_interp.energy.fitting import PAIRS, TERMS, Estimate, Fit
 from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.energy.reference import SurfaceFit
 from infodyn_interp.energy.terms import TAUS, WIDTHS, rhythm_of_codes
+from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
+from infodyn_interp.reducing.structure import label_profile, label_spectrum
+from infodyn_interp.reducing.verdicts import label_carry, label_verdicts
 
 if TYPE_CHECKING:
     from infodyn_interp.sweeping import Gathered
 
 PARTS = ("energy", "rhythm", "state", "track", "nuisance", "residual")
 TAIL = (0.99, 0.5)  # the barrier of seed 1.2.1: how far the rhythm field's upper end stands above its middle
-GRID = ("layer", "head")
 
 
 def reduce(
-    gathered: "Gathered", pieces: Sequence[str], head_width: int, reference: str
+    gathered: "Gathered",
+    pieces: Sequence[str],
+    head_width: int,
+    reference: str,
+    nulls: Mapping[str, "Gathered"],
+    asked: Sequence[str] = (),
 ) -> dict[str, xarray.Dataset]:
-    """Fit every layer and label what comes out: groups `/basis /example /reference /energy /terms`.
+    """Label what was gathered: groups `basis example reference energy terms verdicts spectrum profile carry`.
 
     Args:
         gathered: from `sweeping.gather`.
         pieces: text of each token id, for the example's axis.
         head_width: of the model, for the seed's unit (`U` is sqrt(d) times the energy in nats).
         reference: the name of the surface.
+        nulls: what was gathered of each null.
+        asked: names of the nulls wanted, those that need no texts of their own included.
     """
     layers = sorted(gathered.moments)
-    fits = {layer: fit(gathered.moments[layer]) for layer in layers}
+    fits = gathered.fits
     heads = next(iter(fits.values())).rms.shape[0]
     grid = {"layer": layers, "head": np.arange(heads)}
     surfaces = _surfaces(gathered, layers)
@@ -43,39 +52,12 @@ def reduce(
         "/reference": _reference(surfaces, gathered.unseen, reference, (len(layers), heads)),
         "/energy": _energy(fits, layers, surfaces, head_width, reference),
         "/terms": _terms(gathered, fits, layers),
+        "/verdicts": label_verdicts(gathered, nulls, asked, layers),
     }
-    return {name: group.assign_coords(grid) for name, group in groups.items()}
-
-
-def _label(dims: Sequence[str], values: object, unit: str, words: str) -> xarray.Variable:
-    return xarray.Variable(tuple(dims), np.asarray(values), {"units": unit, "long_name": words})
-
-
-def _interval(
-    name: str, estimate: Estimate, dims: Sequence[str], unit: str, words: str, *, t: bool = False
-) -> dict[str, xarray.Variable]:
-    out = {
-        name: _label(dims, estimate.value, unit, words),
-        f"{name}_low": _label(
-            dims, estimate.low, unit, f"{words}, lower end of the 95 % interval over documents"
-        ),
-        f"{name}_high": _label(
-            dims, estimate.high, unit, f"{words}, upper end of the 95 % interval over documents"
-        ),
-    }
-    if t:
-        out[f"{name}_t"] = _label(dims, estimate.t, "1", f"t of {words} over documents")
-    return out
-
-
-def _of(layers: Sequence[int], estimates: Mapping[int, Estimate]) -> Estimate:
-    """Estimates of the layers, layer first."""
-    return Estimate(
-        *(
-            np.stack([getattr(estimates[layer], part) for layer in layers])
-            for part in ("value", "low", "high", "t")
-        )
-    )
+    structure = {"/spectrum": label_spectrum(gathered, layers), "/profile": label_profile(gathered, layers)}
+    if gathered.variograms is not None:
+        groups["/carry"] = label_carry(gathered, layers)
+    return {name: group.assign_coords(grid) for name, group in groups.items()} | structure
 
 
 def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int]) -> xarray.Dataset:
@@ -89,46 +71,46 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
     agree = np.stack([(fits[layer].chosen_without == fits[layer].chosen).mean(0) for layer in layers])
     by_fold = np.stack([fits[layer].gain_by_fold for layer in layers])
     variables = {
-        "share": _label(
+        "share": label(
             dims,
             np.stack([fits[layer].share for layer in layers]),
             "1",
             "variance of the fitted term over the row-centred energy variance (the track's within keys)",
         ),
-        **_interval(
+        **interval(
             "gain",
-            _of(layers, {layer: fits[layer].gain for layer in layers}),
+            of_layers(layers, {layer: fits[layer].gain for layer in layers}),
             dims,
             "1",
             "share of held-out energy variance the term explains over its base",
             t=True,
         ),
-        **_interval(
+        **interval(
             "marginal_gain",
-            _of(layers, {layer: fits[layer].marginal_gain for layer in layers}),
+            of_layers(layers, {layer: fits[layer].marginal_gain for layer in layers}),
             dims,
             "1",
             "held-out share over nothing (track: over distance)",
             t=True,
         ),
-        "gain_by_fold": _label(("layer", "fold", "term", "head"), by_fold, "1", "held-out gain of each fold"),
-        **_interval(
+        "gain_by_fold": label(("layer", "fold", "term", "head"), by_fold, "1", "held-out gain of each fold"),
+        **interval(
             "gain_without_state",
-            _of(layers, {layer: Estimate.of_folds(fits[layer].gain_alone_by_fold) for layer in layers}),
+            of_layers(layers, {layer: Estimate.of_folds(fits[layer].gain_alone_by_fold) for layer in layers}),
             GRID,
             "1",
             "rhythm's held-out share over nuisance and track alone",
         ),
-        **_interval(
+        **interval(
             "rhythm_tail",
-            _of(layers, {layer: _tail(fits[layer], columns, counts) for layer in layers}),
+            of_layers(layers, {layer: _tail(fits[layer], columns, counts) for layer in layers}),
             GRID,
             "nats",
             "rhythm field's energy at tokens, 99 % quantile minus median",
         ),
-        **_interval(
+        **interval(
             "track_coefficient",
-            _of(
+            of_layers(
                 layers,
                 {
                     layer: Estimate.of_jackknife(fits[layer].track, fits[layer].track_without)
@@ -139,16 +121,14 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
             "nats per unit of track",
             "within-key coefficient of the chosen track; below 0 a well",
         ),
-        "track_gain": _label(
+        "track_gain": label(
             ("layer", "width", "tau", "head"), grid, "1", "held-out share of each track over nuisance"
         ),
-        "width_chosen": _label(
+        "width_chosen": label(
             GRID, np.array(WIDTHS)[chosen // len(TAUS)], "1", "kernel width of the chosen track"
         ),
-        "tau_chosen": _label(
-            GRID, np.array(TAUS)[chosen % len(TAUS)], "tokens", "memory of the chosen track"
-        ),
-        "width_stable": _label(GRID, agree, "1", "share of folds that choose the same width and memory"),
+        "tau_chosen": label(GRID, np.array(TAUS)[chosen % len(TAUS)], "tokens", "memory of the chosen track"),
+        "width_stable": label(GRID, agree, "1", "share of folds that choose the same width and memory"),
     }
     named = {
         "term": list(TERMS),
@@ -222,8 +202,8 @@ def _reference(
                 for fold in folds
             ]
             estimate = Estimate.of_jackknife(total, np.stack(without))
-        variables |= _interval(name, estimate, GRID, unit, long_name)
-    variables["unseen_share"] = _label(
+        variables |= interval(name, estimate, GRID, unit, long_name)
+    variables["unseen_share"] = label(
         GRID, np.full(shape, unseen), "1", "share of fitted tokens whose type the survey never saw"
     )
     return xarray.Dataset(variables, attrs={"reference": reference})
@@ -256,9 +236,9 @@ def _energy(
     )
     return xarray.Dataset(
         {
-            "rms": _label(GRID, rms, "nats", "root mean square of the row-centred energy"),
-            "score_rms": _label(GRID, score, "nats", "root mean square of the row-centred score"),
-            "covariance_share": _label(
+            "rms": label(GRID, rms, "nats", "root mean square of the row-centred energy"),
+            "score_rms": label(GRID, score, "nats", "root mean square of the row-centred score"),
+            "covariance_share": label(
                 ("layer", "pair", "head"),
                 np.stack([fits[layer].covariance_share for layer in layers]),
                 "1",
@@ -279,38 +259,38 @@ def _basis(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
     reach = [gathered.checked.reach[layer] or columns.window for layer in layers]
     return xarray.Dataset(
         {
-            "mean": _label(
+            "mean": label(
                 ("layer", "direction"), np.stack([b.mean.numpy() for b in bases]), "1", "mean attention input"
             ),
-            "components": _label(
+            "components": label(
                 ("layer", "direction", "component"),
-                np.stack([b.components.numpy() for b in bases]),
+                np.stack([b.components[:, : b.rank].numpy() for b in bases]),
                 "1",
                 "whitening directions: z = (attention input - mean) @ components",
             ),
-            "centres": _label(
+            "centres": label(
                 ("layer", "centre", "component"),
                 np.stack([b.centres.numpy() for b in bases]),
                 "1",
                 "centres of the radial basis functions, in z",
             ),
-            "rbf_width": _label(("layer",), [b.width for b in bases], "1", "their width, in z"),
-            "coefficient": _label(
+            "rbf_width": label(("layer",), [b.width for b in bases], "1", "their width, in z"),
+            "coefficient": label(
                 ("layer", "head", "column"),
                 np.stack([fits[layer].coefficient for layer in layers]),
                 "nats per unit of column",
                 "row-gauge coefficients of all documents; of the tracks only the chosen one's is not 0",
             ),
-            "track_coefficient": _label(
+            "track_coefficient": label(
                 GRID,
                 np.stack([fits[layer].track for layer in layers]),
                 "nats per unit of track",
                 "within-key coefficient of the chosen track",
             ),
-            "width_chosen": _label(GRID, np.array(WIDTHS)[chosen // len(TAUS)], "1", "kernel width"),
-            "tau_chosen": _label(GRID, np.array(TAUS)[chosen % len(TAUS)], "tokens", "memory of the track"),
-            "reach": _label(("layer",), reach, "tokens", "keys a query can see, itself included"),
-            "bin_edge": _label(
+            "width_chosen": label(GRID, np.array(WIDTHS)[chosen // len(TAUS)], "1", "kernel width"),
+            "tau_chosen": label(GRID, np.array(TAUS)[chosen % len(TAUS)], "tokens", "memory of the track"),
+            "reach": label(("layer",), reach, "tokens", "keys a query can see, itself included"),
+            "bin_edge": label(
                 ("edge",),
                 [low for low, _ in columns.bins] + [columns.window],
                 "tokens",
@@ -350,12 +330,12 @@ def _example(
     dims = ("layer", "part", "position", "head")
     return xarray.Dataset(
         {
-            "piece": _label(
+            "piece": label(
                 ("position",), [pieces[token] for token in tokens.tolist()], "text", "token as text"
             ),
-            "token": _label(("position",), tokens.numpy(), "id", "token id"),
-            "received": _label(dims, values, "nats", "mean row-centred energy a token receives as key"),
-            "coverage": _label(("position",), coverage, "queries", "queries that see the key"),
+            "token": label(("position",), tokens.numpy(), "id", "token id"),
+            "received": label(dims, values, "nats", "mean row-centred energy a token receives as key"),
+            "coverage": label(("position",), coverage, "queries", "queries that see the key"),
         },
         coords={"part": list(PARTS), "position": np.arange(len(tokens))},
         attrs={"document": 0},
@@ -370,9 +350,9 @@ def label_cost(
     speed = [tokens[stage] / seconds[stage] if tokens[stage] else np.nan for stage in stages]
     return xarray.Dataset(
         {
-            "seconds": _label(("stage",), [seconds[stage] for stage in stages], "s", "wall time"),
-            "tokens_per_second": _label(("stage",), speed, "tokens/s", "tokens read in a second"),
-            "peak_mib": _label(
+            "seconds": label(("stage",), [seconds[stage] for stage in stages], "s", "wall time"),
+            "tokens_per_second": label(("stage",), speed, "tokens/s", "tokens read in a second"),
+            "peak_mib": label(
                 ("stage",), [peak_mib[s] for s in stages], "MiB", "peak resident memory of the process so far"
             ),
         },

@@ -1,0 +1,378 @@
+"""The carry-over M (seed 1.2.3): what a query's row keeps of the rows before it, key by key.
+
+A pooled lag-one correlation mistakes key effects for memory, and an instrument by lags is blind under white noise. The
+variogram is neither: on the keys two rows share, an effect of the key cancels in their difference, white noise is its
+value at lag nought, and what fades with the lag is the carry-over.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from infodyn_interp.energy.fitting import Estimate
+from infodyn_interp.energy.gauge import Support, center_rows
+
+LAGS = (1, 2, 3, 4, 6, 8, 12, 16)
+LEAST_SHARED = 2  # keys two rows must share: the row constant takes one
+TOP = 0.995  # of rho: beyond it a carry-over and an effect of the key look the same at every lag
+GRID = 200  # of rho, refined around its best
+REFINEMENTS, REFINED = 3, 21
+ROWS = 64  # in a block of lagged products
+
+
+@dataclass(frozen=True)
+class Variogram:
+    """Half the squared, row-centred differences of rows t and t - k on the keys they share, by fold; merged by `+`.
+
+    `sums`: nats^2, summed; `weights`: shared keys less the one that each pair of rows spends on its constant, so that
+    the quotient is the variogram of independent keys without bias.
+    """
+
+    lags: tuple[int, ...]
+    sums: Float[np.ndarray, "fold lag head"]
+    weights: Float[np.ndarray, "fold lag"]
+
+    @classmethod
+    def empty(cls, support: Support, heads: int, folds: int) -> "Variogram":
+        """No rows yet."""
+        lags = lags_of(support)
+        return cls(lags, np.zeros((folds, len(lags), heads)), np.zeros((folds, len(lags))))
+
+    def __add__(self, other: "Variogram") -> "Variogram":
+        if self.lags != other.lags or self.sums.shape != other.sums.shape:
+            raise ValueError("variograms of different lags, folds or heads cannot be added")
+        return replace(self, sums=self.sums + other.sums, weights=self.weights + other.weights)
+
+    def add(
+        self,
+        sums: Float[Tensor, "window head lag"],
+        weights: Float[Tensor, " lag"],
+        folds: Int[np.ndarray, " window"],
+    ) -> None:
+        """Add each window's lagged squares to its fold, in place; `weights` of one window, as `shared_keys` gives."""
+        np.add.at(self.sums, folds, sums.transpose(1, 2).cpu().numpy())
+        np.add.at(self.weights, folds, weights.cpu().numpy())
+
+    @property
+    def by_fold(self) -> Float[np.ndarray, "fold lag head"]:
+        """Variogram of each fold, nats^2."""
+        return self.sums / self.weights[..., None]
+
+    @cached_property
+    def value(self) -> Float[np.ndarray, "lag head"]:
+        """Variogram of all folds, nats^2."""
+        return self.sums.sum(0) / self.weights.sum(0)[:, None]
+
+    @cached_property
+    def without(self) -> Float[np.ndarray, "fold lag head"]:
+        """Variogram with each fold left out, nats^2."""
+        weights = self.weights.sum(0) - self.weights
+        return (self.sums.sum(0) - self.sums) / weights[..., None]
+
+
+@dataclass(frozen=True)
+class Carry:
+    """The fitted carry-over of one layer's heads; `*_without` with each fold left out.
+
+    Args:
+        rho: what one step keeps.
+        nugget: variance of what no step keeps, nats^2.
+        sill: stationary variance of the carry-over, nats^2.
+        misfit: RMS of variogram minus fit over RMS of the variogram.
+        gain_by_fold: log(V(long) / V(1)) of each fold, V(long) the mean of the two longest lags.
+    """
+
+    rho: Float[np.ndarray, " head"]
+    nugget: Float[np.ndarray, " head"]
+    sill: Float[np.ndarray, " head"]
+    misfit: Float[np.ndarray, " head"]
+    rho_without: Float[np.ndarray, "fold head"]
+    nugget_without: Float[np.ndarray, "fold head"]
+    sill_without: Float[np.ndarray, "fold head"]
+    gain_by_fold: Float[np.ndarray, "fold head"]
+
+    @cached_property
+    def gain(self) -> Estimate:
+        """log(V(long) / V(1)) with interval over folds."""
+        return Estimate.of_folds(self.gain_by_fold)
+
+    @cached_property
+    def rho_interval(self) -> Estimate:
+        """rho with the delete-one-fold jackknife of atanh(rho), t(folds - 1)."""
+        found = Estimate.of_jackknife(np.arctanh(self.rho), np.arctanh(self.rho_without))
+        return Estimate(np.tanh(found.value), np.tanh(found.low), np.tanh(found.high), found.t)
+
+
+def lags_of(support: Support) -> tuple[int, ...]:
+    """The lags at which rows of a window share keys enough."""
+    most = support.window - support.first_query
+    return tuple(
+        lag for lag in LAGS if lag < most and float(_shared(support, lag).clamp(min=0).max()) >= LEAST_SHARED
+    )
+
+
+@lru_cache(maxsize=64)
+def _shared(support: Support, lag: int) -> Float[Tensor, " query"]:
+    """Keys that rows t and t - lag share, by t; 0 where there is no row t - lag."""
+    shared = torch.zeros(support.window, dtype=torch.float64)
+    stop, start = support.stop[:-lag], support.start[lag:]
+    empty = (support.counts[:-lag] == 0) | (support.counts[lag:] == 0)
+    shared[lag:] = torch.where(empty, 0, (stop - start).clamp(min=0)).double()
+    return shared
+
+
+@lru_cache(maxsize=64)
+def shared_keys(support: Support) -> Float[Tensor, " lag"]:
+    """Shared keys less one for each pair of rows, summed over the rows of a window."""
+    return torch.stack([(_shared(support, lag) - 1).clamp(min=0).sum() for lag in lags_of(support)])
+
+
+def lagged_products(
+    left: Float[Tensor, "*batch query key"],
+    support: Support,
+    right: Float[Tensor, "*batch query key"] | None = None,
+) -> Float[Tensor, "*batch lag"]:
+    """Half the products of the row-centred differences of rows t and t - k, summed over shared keys and rows.
+
+    Args:
+        left: a residual, zero off the support; row constants do not matter, but those near zero keep more digits.
+        right: another one; the same by default, which gives the variogram's sums.
+
+    Returns:
+        One sum a lag (`lags_of`), nats^2, float64.
+    """
+    other = left if right is None else right
+    same = other is left
+    a, b = (one.reshape(-1, support.window, support.window) for one in (left, other))
+    lags = lags_of(support)
+    own = _Sums.of(a, b, support)
+    of_a = _Sums.of(a, None, support)
+    of_b = of_a if same else _Sums.of(b, None, support)
+    out = a.new_zeros(len(a), len(lags), dtype=torch.float64)
+    for first in range(0, support.window, ROWS):
+        last = min(first + ROWS, support.window)
+        low = max(0, first - max(lags))
+        crossed = _product(a, b, first, last, low)
+        mirrored = crossed if same else _product(b, a, first, last, low)
+        for place, lag in enumerate(lags):
+            rows = torch.arange(max(first, lag + support.first_query), last, device=a.device)
+            if not len(rows):
+                continue
+            shared = _shared(support, lag).to(a.device)[rows]
+            counted = shared >= LEAST_SHARED
+            both = crossed[:, rows - first, rows - lag - low] + mirrored[:, rows - first, rows - lag - low]
+            squares = own.later(rows, lag) + own.earlier(rows, lag) - both.double()
+            means = (of_a.later(rows, lag) - of_a.earlier(rows, lag)) * (
+                of_b.later(rows, lag) - of_b.earlier(rows, lag)
+            )
+            half = (squares - means / shared.clamp(min=1)) / 2
+            out[:, place] += (half * counted).sum(-1)
+    return out.view(*left.shape[:-2], len(lags))
+
+
+def _product(a: Tensor, b: Tensor, first: int, last: int, low: int) -> Tensor:
+    """Products of rows `first..last` of one map with rows `low..last` of the other."""
+    return a[:, first:last, :last] @ b[:, low:last, :last].transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Sums of a map over the keys that two rows share: a row's total less its last keys, or less its first.
+
+    Row t sees the keys of row t - k and at most k more; under a sliding window row t - k sees as many that t does not.
+    """
+
+    total: Float[Tensor, "map query"]
+    last: Float[Tensor, "map query edge"]
+    first: Float[Tensor, "map query edge"]
+    start: Int[Tensor, " query"]
+    stop: Int[Tensor, " query"]
+
+    @classmethod
+    def of(cls, a: Tensor, b: Tensor | None, support: Support) -> "_Sums":
+        """Of a map, or of the product of two; zero off the support."""
+        start, stop = support.start.to(a.device), support.stop.to(a.device)
+        step = torch.arange(max(LAGS), device=a.device)
+        ends = (stop[:, None] - 1 - step).clamp(min=0), (start[:, None] + step).clamp(max=support.window - 1)
+        row = torch.arange(support.window, device=a.device)[:, None]
+        edges = [a[:, row, end] if b is None else a[:, row, end] * b[:, row, end] for end in ends]
+        total = a.sum(-1) if b is None else torch.linalg.vecdot(a, b)
+        last, first = (torch.nn.functional.pad(edge.double().cumsum(-1), (1, 0)) for edge in edges)
+        return cls(total.double(), last, first, start, stop)
+
+    def later(self, rows: Tensor, lag: int) -> Float[Tensor, "map row"]:
+        """Over row t."""
+        return self.total[:, rows] - self.last[:, rows, self.stop[rows] - self.stop[rows - lag]]
+
+    def earlier(self, rows: Tensor, lag: int) -> Float[Tensor, "map row"]:
+        """Over row t - lag."""
+        before = rows - lag
+        return self.total[:, before] - self.first[:, before, self.start[rows] - self.start[before]]
+
+
+def permuted_products(
+    residual: Float[Tensor, "window *field query key"],
+    support: Support,
+    documents: Int[np.ndarray, " window"],
+    positions: Int[np.ndarray, " window"],
+) -> tuple[Float[Tensor, "window *field lag"], Float[Tensor, " lag"]]:
+    """The null `permuted_queries`: lagged squares of the later half's rows in random order, and their weights.
+
+    Rows `t >= window / 2` on the keys all of them see; an order is drawn from the window's document and position alone.
+    What is carried from row to row is gone, what belongs to keys, queries and pairs stays.
+    """
+    half, lags = support.window // 2, lags_of(support)
+    keys = slice(int(support.start[-1]), half - support.gap)
+    rows = support.window - half
+    if keys.stop - keys.start < LEAST_SHARED or rows <= max(lags):
+        nothing = residual.new_zeros(*residual.shape[:-2], len(lags), dtype=torch.float64)
+        return nothing, torch.zeros(len(lags), dtype=torch.float64)
+    orders = [
+        np.random.default_rng([document, position]).permutation(rows) + half
+        for document, position in zip(documents.tolist(), positions.tolist(), strict=True)
+    ]
+    values = torch.stack([one[..., order, keys] for one, order in zip(residual, orders, strict=True)])
+    values = values - values.mean(-1, keepdim=True)
+    squares = values.square().sum(-1).double()
+    products = (values @ values.transpose(-1, -2)).double()
+    step = torch.arange(rows, device=values.device)
+    sums = [
+        ((squares[..., lag:] + squares[..., :-lag]) / 2 - products[..., step[lag:], step[:-lag]]).sum(-1)
+        for lag in lags
+    ]
+    width = keys.stop - keys.start
+    weights = torch.tensor([(width - 1) * (rows - lag) for lag in lags], dtype=torch.float64)
+    return torch.stack(sums, -1), weights
+
+
+def fit_carry(variogram: Variogram) -> Carry:
+    """Fit `V(k) = nugget + sill (1 - rho^k)` on all folds and with each left out (science: M).
+
+    Non-negative least squares over a refined grid of rho, lags weighted by the keys they share.
+
+    Raises:
+        ValueError: fewer than two folds, fewer than three lags, or a fold without rows.
+    """
+    if len(variogram.sums) < 2 or len(variogram.lags) < 3 or not (variogram.weights > 0).all():
+        raise ValueError(
+            "a carry-over needs two folds at least, none empty, and windows that give three lags"
+        )
+    lags = np.array(variogram.lags)
+    weights = variogram.weights.sum(0)
+    rho, nugget, sill = fit_variogram(lags, variogram.value, weights)
+    curve = nugget + sill * (1 - rho ** lags[:, None])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        misfit = np.sqrt(((variogram.value - curve) ** 2).mean(0) / (variogram.value**2).mean(0))
+        by_fold = variogram.by_fold
+        gain = np.log(by_fold[:, -2:].mean(1) / by_fold[:, 0])
+    without = [
+        fit_variogram(lags, values, weights - left)
+        for values, left in zip(variogram.without, variogram.weights, strict=True)
+    ]
+    rhos, nuggets, sills = (np.stack(part) for part in zip(*without, strict=True))
+    return Carry(rho, nugget, sill, misfit, rhos, nuggets, sills, gain)
+
+
+def fit_variogram(
+    lags: Int[np.ndarray, " lag"], values: Float[np.ndarray, "lag head"], weights: Float[np.ndarray, " lag"]
+) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, " head"], Float[np.ndarray, " head"]]:
+    """rho, nugget and sill of each head: the weighted least squares with neither below 0."""
+    grid = np.linspace(0, TOP, GRID)
+    rho = np.broadcast_to(grid[:, None], (GRID, values.shape[1]))
+    step = grid[1]
+    heads = np.arange(values.shape[1])
+    for _ in range(REFINEMENTS + 1):
+        nugget, sill, left = profile_variogram(rho, lags, values, weights)
+        best = left.argmin(0)
+        centre = rho[best, heads]
+        found = centre, nugget[best, heads], sill[best, heads]
+        rho = np.clip(centre + np.linspace(-step, step, REFINED)[:, None], 0, TOP)
+        step = 2 * step / (REFINED - 1)
+    return found
+
+
+def profile_variogram(
+    rho: Float[np.ndarray, "point head"],
+    lags: Int[np.ndarray, " lag"],
+    values: Float[np.ndarray, "lag head"],
+    weights: Float[np.ndarray, " lag"],
+) -> tuple[Float[np.ndarray, "point head"], Float[np.ndarray, "point head"], Float[np.ndarray, "point head"]]:
+    """Nugget, sill and weighted squares left at each rho: the profile that an interval of rho is read from."""
+    w = (weights / weights.sum())[:, None]
+    rise = 1 - rho[:, None] ** lags[:, None]
+    g, gg = (w * rise).sum(1), (w * rise**2).sum(1)
+    v, vv, gv = (w * values).sum(0), (w * values**2).sum(0), (w * rise * values).sum(1)
+    spread = gg - g**2
+    flat = spread <= 1e-12 * np.maximum(gg, 1e-300)  # rho = 0: every lag is past the carry-over
+    sill = np.where(flat, 0.0, (gv - g * v) / np.where(flat, 1, spread))
+    nugget = v - sill * g
+    no_sill, no_nugget = sill < 0, nugget < 0
+    alone = np.maximum(gv / np.where(gg > 0, gg, 1), 0)
+    sill = np.where(no_nugget, alone, np.where(no_sill, 0, sill))
+    nugget = np.where(no_nugget, 0, np.where(no_sill, np.maximum(v, 0), nugget))
+    left = vv - 2 * nugget * v - 2 * sill * gv + nugget**2 + 2 * nugget * sill * g + sill**2 * gg
+    return nugget, sill, left
+
+
+def filter_carry(
+    residual: Float[Tensor, "window head query key"],
+    rho: Float[Tensor, "window head"],
+    sill: Float[Tensor, "window head"],
+    nugget: Float[Tensor, "window head"],
+    key_variance: Float[Tensor, "window head"],
+    support: Support,
+) -> tuple[Float[Tensor, "window head query key"], Float[Tensor, "window head query key"]]:
+    """Filtered carry-over `m_t(j)` and innovation `m_t - rho m_{t-1}` of every pair, nats; 0 off the support.
+
+    Per key a Kalman filter of two states, the carry-over and a constant effect of the key: what a query knows of it
+    comes from this query and those before it, never from later ones (seed 1.2.3; science: M).
+
+    Args:
+        residual: row-centred energies less track and nuisance, by coefficients of other folds.
+        rho, sill, nugget: of the other folds; variances in nats^2.
+        key_variance: variance of the key effects, nats^2.
+    """
+    rho, sill, nugget, key_variance = (value.double() for value in (rho, sill, nugget, key_variance))
+    gains = _gains(rho, sill, nugget, key_variance, support.window)
+    out = torch.zeros_like(residual, dtype=torch.float64)
+    innovation = torch.zeros_like(out)
+    carry = out.new_zeros(*residual.shape[:2], support.window)
+    effect = torch.zeros_like(carry)
+    values = center_rows(residual.double(), support)
+    key = torch.arange(support.window)
+    seen_from = torch.clamp(key + support.gap, min=support.first_query)
+    for query in range(support.first_query, support.window):
+        row = slice(int(support.start[query]), int(support.stop[query]))
+        gain = gains[:, :, :, query - seen_from[row]]
+        before = rho[..., None] * carry[..., row]
+        surprise = values[:, :, query, row] - before - effect[..., row]
+        carry[..., row] = before + gain[:, :, 0] * surprise
+        effect[..., row] += gain[:, :, 1] * surprise
+        out[:, :, query, row] = carry[..., row]
+        innovation[:, :, query, row] = carry[..., row] - before
+    return out, innovation
+
+
+def _gains(
+    rho: Tensor, sill: Tensor, nugget: Tensor, key_variance: Tensor, steps: int
+) -> Float[Tensor, "window head state step"]:
+    """Kalman gains by the number of queries that saw a key before; a new key starts at the stationary prior."""
+    carry, both, effect = sill, torch.zeros_like(sill), key_variance
+    gains = []
+    for step in range(steps):
+        if step:
+            carry, both = rho**2 * carry + sill * (1 - rho**2), rho * both
+        total = carry + 2 * both + effect + nugget
+        inverse = torch.where(total > 0, 1 / total.clamp(min=1e-300), 0.0)
+        to_carry, to_effect = (carry + both) * inverse, (both + effect) * inverse
+        gains.append(torch.stack([to_carry, to_effect], -1))
+        carry, both, effect = (
+            carry - to_carry * (carry + both),
+            both - to_carry * (both + effect),
+            effect - to_effect * (both + effect),
+        )
+    return torch.stack(gains, -1)

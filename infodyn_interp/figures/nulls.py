@@ -1,0 +1,122 @@
+"""What separates the model from its nulls: gains of the one minus those of the other."""
+
+import numpy as np
+import seaborn
+import xarray
+from matplotlib.axes import Axes
+
+from infodyn_interp.figures.intervals import LINEAR_TO, scale_gains
+from infodyn_interp.figures.plates import (
+    DARK,
+    PALE,
+    RULE,
+    WARM,
+    Plate,
+    name_ticks,
+    new_panels,
+    print_settings,
+)
+from infodyn_interp.figures.selection import ROWS, Chosen, choose_heads, find_group, write_caption
+from infodyn_interp.results import Heads
+
+INTERVALS = 24  # heads of a null up to which each shows its interval
+
+
+@print_settings()
+def contrasts(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+    """Gain of the model minus that of each null, by verdict row, and the share of heads whose interval lies above 0.
+
+    Gains are shares of energy variance; the carry-over's is log(V(long) / V(1)).
+    Raises RequestError for a head, a width, or contrasts in group `verdicts` that are not there. Source: seed 1.2.
+    """
+    data = find_group(result, "verdicts", "contrast")
+    chosen, nulls = choose_heads(data, heads), [str(null) for null in data["null"].values]
+    plate, axes = new_panels(len(ROWS), 2, 0.1 + 0.14 * len(nulls), width, words=0.75, sharex=False)
+    fields, carry = axes[:-1], axes[-1]
+    for ax in fields[1:]:
+        ax.sharex(fields[0])
+    said = []
+    for ax, (term, title) in zip(axes, ROWS.items(), strict=True):
+        middle, low, high = (
+            chosen.pick(data[f"contrast{end}"].sel(term=term).transpose(..., "null")).T
+            for end in ("", "_low", "_high")
+        )
+        ax.axvline(0, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+        for place in range(len(nulls)):
+            _draw_null(ax, chosen, place, middle[place], low[place], high[place])
+        ax.set_title(title)
+        ax.set_title("above 0", loc="right", fontsize=6.5)
+        ax.set_ylim(len(nulls) - 0.5, -0.5)
+        name_ticks(ax.yaxis, "", [null.replace("_", " ") for null in nulls], 0)
+        seaborn.despine(ax=ax)
+        known = np.flatnonzero(np.isfinite(middle).any(axis=1))
+        medians = (f"{nulls[place].replace('_', ' ')} {np.nanmedian(middle[place]):.2g}" for place in known)
+        said.append(f"{term}: {', '.join(medians) if len(known) else 'none'}")
+    scale_gains(fields, "x")
+    columns = 2 if width == "page" else 1
+    for place, ax in enumerate(fields):
+        if place + columns < len(fields):
+            ax.tick_params("x", labelbottom=False)
+        else:
+            ax.set_xlabel("gain, model − null (share of variance)")
+    carry.margins(x=0.08)
+    carry.locator_params("x", nbins=5)
+    carry.set_xlabel("log V(long)/V(1), model − null")
+    lone = chosen.axis != "layer"
+    plate.caption = write_caption(
+        result,
+        chosen,
+        "Gain of the model minus that of each null on the same documents, by verdict row (share of held-out "
+        f"row-centred energy variance, scale linear to {LINEAR_TO:g}, logarithmic beyond; the carry-over's gain is "
+        "log(V(long)/V(1)) on a linear scale). Dot: a head, dark where its 95 % interval (t, over folds of documents) "
+        "lies above 0, orange below 0, pale where it covers 0; not corrected for the number of heads."
+        + (" Lines: these intervals." if _shows_intervals(chosen) else "")
+        + (
+            " Heads from top to bottom as named."
+            if lone
+            else " Diamond: median over heads; black line: medians of the lower and upper ends."
+        )
+        + " At the right, the share of heads whose interval lies above 0; a dash where a null does not define the row.",
+        f"Medians. {'; '.join(said)}.",
+    )
+    return plate
+
+
+def _shows_intervals(chosen: Chosen) -> bool:
+    return len(chosen.heads) <= INTERVALS
+
+
+def _draw_null(
+    ax: Axes, chosen: Chosen, place: int, middle: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> None:
+    """One null's heads in a strip around `place`, from the first layer above to the last below."""
+    known = np.isfinite(middle)
+    share = f"{(low[known] > 0).mean():.0%}".replace("%", " %") if known.any() else "–"
+    ax.text(
+        1.01, place, share, transform=ax.get_yaxis_transform(), va="center", fontsize=6.5, gid="share above 0"
+    )
+    if not known.any():
+        return
+    lone = chosen.axis != "layer"
+    y = place + (0.7 if lone else 0.64) * ((np.arange(len(middle)) + 0.5) / len(middle) - 0.5)
+    above, below = low > 0, high < 0
+    for kept, colour in ((~above & ~below, PALE), (above, DARK), (below, WARM)):
+        kept = kept & known
+        if _shows_intervals(chosen):
+            ax.hlines(y[kept], low[kept], high[kept], colors=colour, linewidth=0.6, gid="interval")
+        ax.scatter(middle[kept], y[kept], s=3.5, color=colour, linewidths=0, zorder=2, gid="head")
+    if not lone:
+        ends = np.nanmedian(low), np.nanmedian(high)
+        ax.hlines(place, *ends, colors="white", linewidth=2.6, zorder=3)
+        ax.hlines(place, *ends, colors="black", linewidth=1.3, zorder=4, gid="typical interval")
+        ax.scatter(
+            np.nanmedian(middle),
+            place,
+            s=16,
+            marker="D",
+            color="black",
+            edgecolor="white",
+            linewidths=0.7,
+            zorder=5,
+            gid="median",
+        )

@@ -1,0 +1,90 @@
+"""The causal check: what the outputs lose when a term is taken out, beside placebos of the same norm."""
+
+import numpy as np
+import seaborn
+import xarray
+from matplotlib.axes import Axes
+
+from infodyn_interp.errors import RequestError
+from infodyn_interp.figures.plates import DARK, PALE, RULE, WARM, Plate, new_panels, print_settings
+from infodyn_interp.figures.selection import count
+
+TITLES = {
+    "loss": "loss of the next token",
+    "kl": "KL from the intact output",
+    "inertia": "inertia: cosine of successive steps",
+    "repeats": "rate of repeated tokens",
+}
+
+
+@print_settings()
+def ablation(dataset: xarray.Dataset, width: str = "column") -> Plate:
+    """Change of the outputs where a term is removed, under each placebo, and the difference, with 95 % intervals.
+
+    Args:
+        dataset: from `energy.ablate`; units are its coordinate `unit`.
+        width: `column` or `page`.
+
+    Raises:
+        RequestError: the dataset is not of an ablation, or there is no such width.
+    """
+    if not {"removed", "placebo", "difference"} <= set(dataset.variables):
+        raise RequestError(
+            "ablation: the dataset has no removed, placebo and difference; take what `ablate` returns"
+        )
+    measures = [str(measure) for measure in dataset["measure"].values]
+    kinds = [str(kind) for kind in dataset["kind"].values]
+    names = ["removed", *(f"placebo: {kind.replace('_', ' ')}" for kind in kinds), "removed − placebos"]
+    plate, axes = new_panels(len(measures), 2, 0.17 * len(names), width, words=0.2, sharex=False)
+    plate.set_figheight(plate.get_figheight() + 0.2 * len(measures) / (2 if width == "page" else 1))
+    said = []
+    for ax, measure in zip(axes, measures, strict=True):
+        here = dataset.sel(measure=measure)
+        unit = str(here["unit"].item()).replace("1", "no unit")
+        ax.axvline(0, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+        _draw(ax, here, "removed", np.array([0.0]), DARK, large=True)
+        for row, kind in enumerate(kinds, 1):
+            places = row + 0.76 * ((np.arange(here.sizes["placebo"]) + 0.5) / here.sizes["placebo"] - 0.5)
+            _draw(ax, here.sel(kind=kind), "placebo", places, PALE, large=False)
+        _draw(ax, here, "difference", np.array([len(names) - 1.0]), WARM, large=True)
+        ax.axhline(len(names) - 1.5, color=".8", linewidth=0.5)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_title(TITLES.get(measure, measure))
+        ax.set_xlabel(f"change ({unit})")
+        ax.locator_params("x", nbins=5)
+        seaborn.despine(ax=ax)
+        said.append(
+            f"{measure} {here['difference'].item():.2g} [{here['difference_low'].item():.2g}, "
+            f"{here['difference_high'].item():.2g}]"
+        )
+    about = dataset.attrs
+    where = f"{count(dataset['head'], 'head')} of {count(dataset['layer'], 'layer')}"
+    effect = "covers 0: no causal effect" if bool(dataset["no_causal_effect"]) else "leaves out 0"
+    plate.caption = (
+        f"Term {about.get('term', 'not named')} taken out of the live scores of {where}: change of the outputs from "
+        "the intact model (units by panel). Removed: the term itself; placebo: an energy of its norm in its place, a "
+        "mark each (the term with keys permuted within rows, or another document's term); last, removed minus the "
+        "mean of all placebos, which is the zero to compare with. Lines: 95 % intervals (t, over documents). n = "
+        f"{about.get('documents', '?')} documents, {about.get('windows', '?')} windows, {about.get('placebos', '?')} "
+        f"placebos of a kind. Removed minus placebos: {', '.join(said)}. The interval of the loss {effect}."
+    )
+    return plate
+
+
+def _draw(ax: Axes, data: xarray.Dataset, name: str, places: np.ndarray, colour: str, *, large: bool) -> None:
+    middle, low, high = (np.atleast_1d(data[f"{name}{end}"].values) for end in ("", "_low", "_high"))
+    ax.hlines(
+        places, low, high, colors=colour, linewidth=1.4 if large else 0.8, zorder=2, gid=f"{name} interval"
+    )
+    known = np.isfinite(middle)
+    ax.scatter(
+        middle[known],
+        places[known],
+        s=18 if large else 5,
+        color=colour if large else ".35",
+        edgecolor="black" if large else "none",
+        linewidths=0.5 if large else 0,
+        zorder=3,
+        gid=name,
+    )

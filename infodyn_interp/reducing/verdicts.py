@@ -1,0 +1,288 @@
+"""Groups `carry` and `verdicts`: the carry-over with its ladder and null, and what may be believed of each term."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xarray
+
+from infodyn_interp.energy.carry import Carry, Variogram, fit_carry
+from infodyn_interp.energy.fitting import Estimate, fit
+from infodyn_interp.identify import verdict as rules
+from infodyn_interp.identify.evidence import ROWS, Evidence, weigh
+from infodyn_interp.identify.swaps import swap_p
+from infodyn_interp.identify.verdict import Judgement, judge
+from infodyn_interp.reducing.labels import GRID, interval, label
+
+if TYPE_CHECKING:
+    from infodyn_interp.sweeping import Gathered
+
+TERM_GRID = ("layer", "term", "head")
+THRESHOLDS = (
+    "SWAP_LEVEL", "LEAST_GAIN", "LEAST_SPLIT_HALF", "LEAST_TRACK_LEFT", "RHO_BELOW", "MOST_MISFIT", "LEAST_SILL",
+    "MOST_RHO_SHIFT", "LEAST_SILL_NINE", "LEAST_SILL_LADDER", "DISCOVERY", "SMALL",
+)  # fmt: skip
+
+
+def label_verdicts(
+    gathered: "Gathered", nulls: Mapping[str, "Gathered"], asked: Sequence[str], layers: Sequence[int]
+) -> xarray.Dataset:
+    """Verdicts of the model, and verdicts and gains of each null beside those of the model on the same documents."""
+    evidence = [_weigh(gathered, layer) for layer in layers]
+    limits = None
+    judged = judge(evidence, limits)
+    heads = evidence[0].heads
+
+    def stacked(name: str) -> np.ndarray:
+        return np.stack([getattr(one, name) for one in evidence])
+
+    variables = {
+        "verdict": label(
+            TERM_GRID, judged.verdict.astype(str).astype(object), "verdict", "what may be said of the term"
+        ),
+        "reason": label(TERM_GRID, judged.reason, "text", "what decided"),
+        "confounder": label(TERM_GRID, judged.confounder, "text", "with what, where CONFOUNDED"),
+        "gain": label(
+            TERM_GRID, stacked("gain"), "1", "held-out share of energy variance; carry: log(V(long) / V(1))"
+        ),
+        "bound": label(
+            TERM_GRID, stacked("bound"), "1", "one-sided lower 95 % bound of the gain over documents"
+        ),
+        "p": label(TERM_GRID, stacked("p"), "1", "one-sided p of a gain of 0 over documents"),
+        "q": label(TERM_GRID, judged.q, "1", "p adjusted for all heads and layers (Benjamini-Hochberg)"),
+        "marginal_bound": label(
+            TERM_GRID, stacked("marginal_bound"), "1", "lower bound of the marginal gain"
+        ),
+        "split_half": label(
+            TERM_GRID, stacked("split_half"), "1", "correlation of the fields fitted to two halves"
+        ),
+        "swap_p": label(TERM_GRID, stacked("swap_p"), "1", "p of the swap gate; NaN where there was none"),
+        "track_left": label(
+            GRID,
+            stacked("track_left"),
+            "1",
+            "share of the track's energy left after key effects and nuisance",
+        ),
+        "tests": label(("term",), judged.tests, "1", "tests of the term's family"),
+        "cutoff": label(("term",), judged.cutoff, "1", "largest p that counts as discovered"),
+    }
+    contrasts = _contrasts(gathered, nulls, asked, evidence, layers)
+    if contrasts:
+        dims = ("null", *TERM_GRID)
+        named = {
+            "null_verdict": ("verdict", "verdict of the null"),
+            "null_gain": ("1", "gain of the null"),
+            "contrast": ("1", "gain of the model minus that of the null, on the same documents"),
+            "contrast_low": ("1", "lower end of its 95 % interval over documents"),
+            "contrast_high": ("1", "upper end of its 95 % interval over documents"),
+        }
+        for name, (unit, words) in named.items():
+            values = np.stack([contrast[name] for contrast in contrasts.values()])
+            variables[name] = label(dims, values, unit, words)
+    coords: dict[str, object] = {"term": list(ROWS), "head": np.arange(heads)}
+    if contrasts:
+        coords["null"] = list(contrasts)
+    advice = {verdict.value: verdict.advice for verdict in rules.Verdict}
+    thresholds = {name.lower(): getattr(rules, name) for name in THRESHOLDS}
+    attrs = {"thresholds": json.dumps(thresholds), "advice": json.dumps(advice)}
+    return xarray.Dataset(variables, coords=coords, attrs=attrs).transpose("layer", "head", ...)
+
+
+def _words(judged: Judgement) -> np.ndarray:
+    return judged.verdict.astype(str).astype(object)
+
+
+def _weigh(gathered: "Gathered", layer: int) -> Evidence:
+    gains = gathered.swap_gains.get(layer)
+    return weigh(
+        gathered.moments[layer],
+        None if gathered.variograms is None else gathered.variograms[layer],
+        None if gains is None else swap_p(gains),
+        gathered.fits[layer],
+    )
+
+
+def _contrasts(
+    gathered: "Gathered",
+    nulls: Mapping[str, "Gathered"],
+    asked: Sequence[str],
+    evidence: Sequence[Evidence],
+    layers: Sequence[int],
+) -> dict[str, dict[str, np.ndarray]]:
+    """By null: its verdicts and gains, and the model's gains less the null's on the same documents."""
+    out = {}
+    for name, null in nulls.items():
+        theirs = [_weigh(null, layer) for layer in layers]
+        differences = []
+        for layer, other in zip(layers, theirs, strict=True):
+            # the model's gains on the null's documents, from as many documents
+            own = fit(gathered.moments[layer].part(other.moments.folds)).gain_by_fold - other.fit.gain_by_fold
+            differences.append(_with_carry(own, gathered, null, layer))
+        out[name] = _contrast(differences, judge(theirs), np.stack([one.gain for one in theirs]))
+    permuted = gathered.permuted if "permuted_queries" in asked else None
+    if permuted is not None and all(_estimable(one.chosen) for one in permuted.values()):
+        theirs = [
+            weigh(gathered.moments[layer], permuted[layer], None, gathered.fits[layer]) for layer in layers
+        ]
+        differences = []
+        for layer, own, other in zip(layers, evidence, theirs, strict=True):
+            missing = np.full(gathered.fits[layer].gain_by_fold.shape, np.nan)
+            carry = own.carry.gain_by_fold - other.carry.gain_by_fold  # type: ignore[union-attr]
+            differences.append(np.concatenate([missing, carry[:, None]], 1))
+        judged, gains = judge(theirs), np.stack([one.gain for one in theirs])
+        gains[:, :-1] = np.nan
+        judged.verdict[:, :-1] = ""
+        out["permuted_queries"] = _contrast(differences, judged, gains)
+    if gathered.swap_gains and "swapped_documents" in asked:
+        swapped = np.stack(
+            [gathered.swap_gains[layer] for layer in layers]
+        )  # [layer, shift, document, row, head]
+        null = swapped[:, 1:].mean(1)
+        difference = np.concatenate([swapped[:, 0] - null, np.full_like(null[:, :, :1], np.nan)], 2)
+        gains = np.concatenate([null.mean(1), np.full_like(null[:, 0, :1], np.nan)], 1)
+        empty = Judgement(np.full(gains.shape, "", object), *([np.zeros(0)] * 5))
+        out["swapped_documents"] = _contrast(list(difference), empty, gains)
+    return out
+
+
+def _estimable(variogram: Variogram) -> bool:
+    return bool((variogram.weights > 0).all())
+
+
+def _with_carry(own: np.ndarray, gathered: "Gathered", null: "Gathered", layer: int) -> np.ndarray:
+    """Differences of the fitted rows' gains by fold, with the carry-over's as the last row."""
+    missing = np.full_like(own[:, :1], np.nan)
+    if gathered.variograms is None or null.variograms is None:
+        return np.concatenate([own, missing], 1)
+    mine, other = (fit_carry(one.variograms[layer].chosen).gain_by_fold for one in (gathered, null))  # type: ignore[index]
+    return np.concatenate([own, (mine[: len(own)] - other)[:, None]], 1)
+
+
+def _contrast(
+    differences: Sequence[np.ndarray], judged: Judgement, gains: np.ndarray
+) -> dict[str, np.ndarray]:
+    estimates = [Estimate.of_folds(one) for one in differences]
+    return {
+        "null_verdict": _words(judged),
+        "null_gain": gains,
+        "contrast": np.stack([one.value for one in estimates]),
+        "contrast_low": np.stack([one.low for one in estimates]),
+        "contrast_high": np.stack([one.high for one in estimates]),
+    }
+
+
+def label_carry(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset:
+    """The carry-over of every head: fit, variogram with its null, ladder, and |M_t| along the window."""
+    found = gathered.variograms or {}
+    permuted = gathered.permuted or {}
+    chosen = [fit_carry(found[layer].chosen) for layer in layers]
+    nine = [fit_carry(found[layer].nine) for layer in layers]
+    square = np.stack([gathered.fits[layer].rms ** 2 for layer in layers])
+    lags = sorted({lag for layer in layers for lag in found[layer].chosen.lags})
+
+    def of(carries: Sequence[Carry], name: str) -> np.ndarray:
+        return np.stack([getattr(carry, name) for carry in carries])
+
+    intervals = [carry.rho_interval for carry in chosen]
+    gains = [carry.gain for carry in chosen]
+    variables = {
+        **interval("rho", _stack(intervals), GRID, "1", "what one step keeps of the carry-over"),
+        **interval("gain", _stack(gains), GRID, "1", "log(V(long) / V(1))", t=True),
+        "sill": label(GRID, of(chosen, "sill"), "nats^2", "stationary variance of the carry-over"),
+        "nugget": label(GRID, of(chosen, "nugget"), "nats^2", "variance of what no step keeps"),
+        "sill_share": label(
+            GRID, _share(of(chosen, "sill"), square), "1", "sill over row-centred energy variance"
+        ),
+        "misfit": label(
+            GRID, of(chosen, "misfit"), "1", "RMS of variogram minus fit over RMS of the variogram"
+        ),
+        "rho_nine": label(GRID, of(nine, "rho"), "1", "rho with all nine tracks taken out"),
+        "sill_nine": label(GRID, of(nine, "sill"), "nats^2", "sill with all nine tracks taken out"),
+        "variogram": label(
+            ("layer", "lag", "head"),
+            np.stack([_at_lags(found[layer].chosen, lags) for layer in layers]),
+            "nats^2",
+            "half the squared difference of rows a lag apart",
+        ),
+    }
+    if all(_estimable(permuted[layer].chosen) for layer in layers):
+        variables["variogram_permuted"] = label(
+            ("layer", "lag", "head"),
+            np.stack([_at_lags(permuted[layer].chosen, lags) for layer in layers]),
+            "nats^2",
+            "the same with the later half's queries in random order",
+        )
+    coords: dict[str, object] = {
+        "lag": list(lags),
+        "query": np.arange(gathered.fits[layers[0]].columns.window),
+    }
+    ranks = list(found[layers[0]].ladder)
+    if ranks:
+        coords["rank"] = ranks
+        for suffix, name in (("", "ladder"), ("_nine", "ladder_nine")):
+            rungs = [[fit_carry(getattr(found[layer], name)[rank]) for rank in ranks] for layer in layers]
+            words = "with all nine tracks" if suffix else "with the chosen track"
+            for what, unit in (("rho", "1"), ("sill", "nats^2")):
+                values = np.stack([[getattr(rung, what) for rung in layer] for layer in rungs])
+                variables[f"ladder_{what}{suffix}"] = label(
+                    ("layer", "rank", "head"),
+                    values,
+                    unit,
+                    f"{what} by rank of the bilinear nuisance, {words}",
+                )
+    if gathered.series:
+        variables |= _magnitudes(gathered, layers, np.sqrt(square))
+    return xarray.Dataset(variables, coords=coords).transpose("layer", "head", ...)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+def _at_lags(variogram: Variogram, lags: Sequence[int]) -> np.ndarray:
+    """Values at these lags, NaN where a layer's sliding window has none."""
+    out = np.full((len(lags), variogram.sums.shape[2]), np.nan)
+    out[[lags.index(lag) for lag in variogram.lags]] = variogram.value
+    return out
+
+
+def _stack(estimates: Sequence[Estimate]) -> Estimate:
+    return Estimate(
+        *(np.stack([getattr(one, part) for one in estimates]) for part in ("value", "low", "high", "t"))
+    )
+
+
+def _magnitudes(gathered: "Gathered", layers: Sequence[int], rms: np.ndarray) -> dict[str, xarray.Variable]:
+    """|M_t| and innovations along the first window of each document: mean over documents, and by document."""
+    dims = ("layer", "head", "query")
+    magnitude, innovation = (
+        torch.stack([torch.cat(getattr(gathered.series[layer], name)) for layer in layers]).numpy()
+        for name in ("magnitude", "innovation")
+    )  # [layer, document, head, query]
+    with np.errstate(invalid="ignore"):  # a head without energy carries nothing
+        relative = np.sqrt(((magnitude / rms[:, None, :, None]) ** 2).mean(2))
+    out = {
+        "magnitude": label(
+            dims, magnitude.mean(1), "nats", "|M_t|: RMS over keys of the filtered carry-over, mean"
+        ),
+        "innovation": label(
+            dims,
+            innovation.mean(1),
+            "nats",
+            "RMS of the innovation, below 0 where it undoes the carry-over, mean",
+        ),
+        **interval(
+            "layer_magnitude",
+            Estimate.of_folds(relative.transpose(1, 0, 2)),
+            ("layer", "query"),
+            "1",
+            "RMS over heads of |M_t| over the head's energy RMS",
+        ),
+    }
+    if gathered.keep_series:
+        long = ("layer", "document", "head", "query")
+        out["magnitude_series"] = label(long, magnitude, "nats", "|M_t| in the first window of each document")
+        out["innovation_series"] = label(long, innovation, "nats", "its innovation there, signed as above")
+    return out
