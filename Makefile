@@ -20,7 +20,7 @@ test: $(STAMP) ## run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadscope
 
 format: $(STAMP) ## put the code into its standard form
 	$(BIN)/ruff check --fix .

@@ -13,16 +13,21 @@ import psutil
 import torch
 from torch import Tensor
 
+from infodyn_interp.energy.carry import fit_carry
+from infodyn_interp.energy.fitting import fit
+from infodyn_interp.energy.ladder import RANKS
 from infodyn_interp.energy.reference import MeanStates, choose_reference
 from infodyn_interp.energy.terms import Prosody
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Layer, capture, check
+from infodyn_interp.identify.swaps import BLOCK
 from infodyn_interp.models import Model, unbridged
 from infodyn_interp.sweeping import Settings, torch_threads
-from infodyn_interp.sweeping.passes import Measurement, Study
+from infodyn_interp.sweeping.passes import Carrying, Measurement, Pass, SecondLook, Study
 from infodyn_interp.texts import Batch, read_pieces
 
 MIB = 2**20
+FOLDS = 4  # of the windows, so that fits leave some out
 SAMPLE_SECONDS = 0.002  # between two looks at resident memory
 
 
@@ -38,9 +43,14 @@ def measure_cost(
 ) -> dict[str, float]:
     """Time and memory of a fit beside a plain forward pass of the same windows.
 
-    Every row is run once to warm up, then `repeats` times in turn; medians of seconds, ratios to the plain forward pass
-    of the bridge. Logits are computed for the last position alone, in fit and baseline alike; rows that end in
-    `_full_logits` compute all of them. Peaks are resident memory over the process before the row, in one more repeat.
+    Every row is run once to warm up, then `repeats` times in turn; medians of seconds, ratios to the plain forward
+    pass of the bridge. Logits are computed for the last position alone, in fit and baseline alike; rows that end in
+    `_full_logits` compute all of them. Peaks are resident memory over the process before the row, in one more
+    repeat.
+
+    `carry` is the carry pass, `fit_with_ladder` and `carry_with_ladder` the two passes on windows that the ladder
+    reads; a null reads each token as a fit with reference does. `swaps` crosses one block of 20 windows, forward
+    pass included: `swaps_over_forward` is what that adds, over a forward pass of the same windows.
 
     Args:
         model: from `open_model`.
@@ -60,6 +70,7 @@ def measure_cost(
     tokens = torch.randint(0, vocabulary, (batch, window), generator=generator)
     with torch_threads(threads), tempfile.TemporaryDirectory(prefix="cost-") as scratch:
         rows = _rows(model, tokens, state_rank, Path(scratch))
+        disk = sum(file.stat().st_size for file in Path(scratch).glob("ladder-*"))
         for run in rows.values():
             run()
         seconds: dict[str, list[float]] = {name: [] for name in rows}
@@ -72,11 +83,14 @@ def measure_cost(
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     out = {f"{name}_over_bridge_forward": medians[name] / medians["bridge_forward"] for name in rows}
     out["fit_over_hf_forward"] = medians["fit"] / medians["hf_forward"]
+    forward = medians["bridge_forward"] * BLOCK / batch
+    out["swaps_over_forward"] = (medians["swaps"] - forward) / forward
     out["fit_full_logits_over_bridge_forward_full_logits"] = (
         medians["fit_full_logits"] / medians["bridge_forward_full_logits"]
     )
     out |= {f"{name}_seconds": value for name, value in medians.items()}
     out |= {f"{name}_peak_mib": value for name, value in peaks.items()}
+    out["ladder_disk_mib"] = disk / MIB
     out["fit_peak_over_forward_mib"] = peaks["fit_with_reference"] - peaks["bridge_forward"]
     out |= {
         "batch": batch,
@@ -93,8 +107,12 @@ def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[
     tokens = tokens.to(model.device)
     settings = Settings(tuple(range(model.layers)), state_rank=state_rank)
     checked = check(model, tokens)
-    zeros = np.zeros(len(tokens), np.int64)
-    windows = Batch(tokens, zeros, zeros, zeros)
+
+    def batch_of(rows: Tensor) -> Batch:
+        each = np.arange(len(rows))
+        return Batch(rows, each, np.zeros_like(each), each % FOLDS)
+
+    windows, block = batch_of(tokens), batch_of(tokens.repeat(-(-BLOCK // len(tokens)), 1)[:BLOCK])
     means = MeanStates(
         scratch,
         settings.layers,
@@ -107,23 +125,39 @@ def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[
     means.begin(tokens)
     capture(model, tokens, lambda layer: means.add(layer.index, layer.attention_input), checked=checked)
     means.finish()
-    bases = {layer: means.basis(layer, state_rank, 0) for layer in settings.layers}
+    bases = {layer: means.basis(layer, state_rank, 0, max(RANKS)) for layer in settings.layers}
     prosody = Prosody(
         read_pieces(model.tokenizer) if model.tokenizer is not None else [""] * bridge.cfg.d_vocab
     )
 
-    def measurement(reference: str) -> Measurement:
-        strategy = choose_reference(reference)
-        study = Study(
-            model, tokens.shape[1], 1, settings.layers, state_rank, prosody, strategy, means, checked, bases
+    def study(reference: str) -> Study:
+        return Study(
+            model,
+            tokens.shape[1],
+            FOLDS,
+            settings.layers,
+            state_rank,
+            prosody,
+            choose_reference(reference),
+            means,
+            checked,
+            bases,
         )
-        return Measurement(study)
 
-    plain, full = measurement("zero"), measurement("lexical")
+    plain, full = Measurement(study("zero")), Measurement(study("lexical"))
+    climbing = Measurement(study("lexical"), scratch)
 
-    def fit(visit: Measurement, keep: int = 1) -> None:
-        visit.begin(windows)
-        capture(model, windows, visit, checked=checked, logits_to_keep=keep)
+    def read(visit: Pass, batch: Batch = windows, keep: int = 1) -> None:
+        visit.begin(batch)
+        capture(model, batch, visit, checked=checked, logits_to_keep=keep)
+
+    read(climbing, block)
+    fits = {layer: fit(moments) for layer, moments in climbing.moments.items()}
+    carry, ladder = Carrying(study("lexical"), fits, {}), Carrying(study("lexical"), fits, climbing.ladder)
+    read(carry, block)
+    carries = {layer: fit_carry(found.chosen) for layer, found in carry.variograms.items()}
+    look = SecondLook(study("zero"), fits, carries, carry.variance_without)
+    look.swapping, look.filtering = True, False
 
     def ignore(layer: Layer) -> None:
         pass
@@ -144,10 +178,14 @@ def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[
         "bridge_forward": lambda: forward(1),
         "hf_forward": own_forward,
         "empty_hooks": lambda: capture(model, windows, ignore, checked=checked),
-        "fit": lambda: fit(plain),
-        "fit_with_reference": lambda: fit(full),
+        "fit": lambda: read(plain),
+        "fit_with_reference": lambda: read(full),
+        "fit_with_ladder": lambda: read(climbing),
+        "carry": lambda: read(carry),
+        "carry_with_ladder": lambda: read(ladder),
+        "swaps": lambda: read(look, block),
         "bridge_forward_full_logits": lambda: forward(0),
-        "fit_full_logits": lambda: fit(plain, 0),
+        "fit_full_logits": lambda: read(plain, keep=0),
         "run_with_cache": cached,
     }
 

@@ -47,6 +47,7 @@ COORDINATES = {
     "direction": ("1", "direction of the attention input"),
     "null": ("1", "null model or null text"),
     "lag": ("tokens", "queries between two rows"),
+    "injected": ("1", "injected share of energy variance"),
     "rank": ("1", "rank of the nuisance's bilinear block"),
     "query": ("tokens", "position of the query in the window"),
     "document": ("1", "document by rank"),

@@ -24,7 +24,8 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from infodyn_interp.models import Model, open_model  # noqa: E402
 
-torch.set_num_threads(2)
+# Two threads in all, whether the tests run in one process or in several.
+torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import xarray
 import infodyn_interp as idi
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.errors import RequestError, RunError
+from infodyn_interp.identify.nulls import NULLS
 from infodyn_interp.models import Model, open_model
 from infodyn_interp.sweeping import Settings, gather, sweep
 from infodyn_interp.texts import Texts, read_texts
@@ -64,7 +65,7 @@ def test_a_result_holds_every_group_with_units_and_opens_with_plain_xarray(
             "spectrum",
             "profile",
         }
-        assert set(opened.children) == groups | {"cost"}
+        assert set(opened.children) == groups | {"limits", "cost"}
         for group in opened.children.values():
             for variable in group.dataset.data_vars.values():
                 assert variable.attrs["units"]
@@ -223,3 +224,83 @@ def test_scores_that_are_not_numbers_stop_the_run_and_name_the_place(
     finally:
         handle.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def judged(model: Model) -> xarray.DataTree:
+    """Twenty documents to fit, so that the swap gate has a block."""
+    texts = read(model, write_documents(28))
+    assert texts.documents == 20
+    return sweep(model, texts, layers=[1], state_rank=4, series=True)
+
+
+def test_every_null_stands_beside_the_model(judged: xarray.DataTree) -> None:
+    verdicts = judged["verdicts"].to_dataset()
+    assert set(verdicts["null"].values) == set(NULLS)
+    of_null = verdicts[["null_gain", "contrast", "contrast_low", "contrast_high"]]
+    for null, rows in (
+        ("permuted_queries", ["carry"]),
+        ("swapped_documents", ["prosody", "rhythm", "state", "track"]),
+    ):
+        here = of_null.sel(null=null)
+        others = [row for row in verdicts["term"].values if row not in rows]
+        assert bool(np.isnan(here["contrast"].sel(term=others)).all())
+    carry = verdicts["null_verdict"].sel(null="permuted_queries", term="carry")
+    assert not (carry == "IDENTIFIED").any()
+    untrained = of_null.sel(null="untrained")
+    assert bool((untrained["contrast_low"] <= untrained["contrast_high"]).all())
+    assert bool(np.isfinite(untrained["null_gain"]).all())
+
+
+def test_the_swap_gate_is_asked_where_a_gain_has_a_bound(judged: xarray.DataTree) -> None:
+    verdicts = judged["verdicts"].to_dataset().drop_sel(term="carry")
+    gated = verdicts["swap_p"].notnull()
+    assert bool((gated == (verdicts["bound"] > 0)).all())
+    twentieths = verdicts["swap_p"].values[gated.values] * 20
+    np.testing.assert_allclose(twentieths, np.round(twentieths))
+
+
+def test_the_carry_over_is_a_series_a_ladder_and_a_null(judged: xarray.DataTree) -> None:
+    carry = judged["carry"].to_dataset()
+    assert carry.sizes["rank"] >= 3
+    assert carry["magnitude_series"].dims == ("layer", "head", "document", "query")
+    first = int(judged["basis"].attrs["first_query"])
+    assert bool(np.isnan(carry["magnitude"].values[..., :first]).all())
+    assert bool((carry["magnitude"].values[..., first:] >= 0).all())
+    np.testing.assert_allclose(carry["magnitude"], carry["magnitude_series"].mean("document"), rtol=1e-5)
+    assert bool((carry["rho_low"] <= carry["rho"]).all())
+
+
+def test_every_verdict_comes_with_a_reason_and_thresholds_within_reach(judged: xarray.DataTree) -> None:
+    table = idi.table(judged, "verdicts")
+    assert len(table) == 4 * 5
+    assert table["reason"].str.len().gt(5).all()
+    assert table["advice"].str.len().gt(20).all()
+    thresholds = json.loads(judged["verdicts"].attrs["thresholds"])
+    assert thresholds["least_gain"] == 0.005
+    absent = table[table["verdict"] == "ABSENT"]
+    assert (absent["limit"] <= thresholds["small"]).all()
+
+
+def test_what_was_not_asked_for_is_not_there(model: Model) -> None:
+    plain = sweep(
+        model, read(model, write_documents(20)), layers=[1], state_rank=4, carry=False, nulls=(), limits=()
+    )
+    assert not {"carry", "limits"} & set(plain.children)
+    assert "null" not in plain["verdicts"].dims
+    carry = plain["verdicts"].to_dataset().sel(term="carry")
+    assert (carry["verdict"] == "NOT_ESTIMABLE").all()
+    assert "no variogram" in str(carry["reason"].values.ravel()[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"nulls": ["random"]}, "nulls: 'random' is not one of untrained, permuted_weights"),
+        ({"null_share": 0.0}, "null_share: 0.0 asked"),
+        ({"layers": [1], "limits": [2]}, "limits: layer 2 asked, the fitted layers are"),
+    ],
+)
+def test_nulls_and_limits_that_do_not_exist_are_refused(model: Model, wrong: dict, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        sweep(model, read(model, write_documents(20)), state_rank=4, **wrong)

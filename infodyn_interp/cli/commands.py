@@ -21,6 +21,7 @@ Heads = Annotated[str | None, typer.Option(help="These heads only, as 10.3,12.0.
 Place = Annotated[Path, typer.Argument(help="Folder of a run, or its result.nc.")]
 
 DEMO = {"window": 256, "documents": 24}
+DEMO_LIMITS = "3,10,20"
 DEMO_NULLS = ("untrained", "shuffled_tokens", "permuted_queries", "swapped_documents")
 
 app = typer.Typer(
@@ -83,10 +84,13 @@ def sweep(
     null_reference_tokens: Annotated[
         int, typer.Option(min=1, help="Tokens of each null's own reference, at least.")
     ] = 8_000,
+    limits: Annotated[
+        str, typer.Option(help="Layers that get detection limits, as 0,10,20 or 0:30:5; all or none.")
+    ] = "all",
     heads: Heads = None,
     as_json: Json = False,
 ) -> None:
-    """Fit the energies of every attention head, in one streaming pass."""
+    """Fit the energies of every attention head, and say what may be believed of them."""
     run_study(
         out,
         model={
@@ -119,6 +123,7 @@ def sweep(
             "null_reference_tokens": null_reference_tokens,
         },
         layers=layers,
+        limits=limits,
         heads=heads,
         as_json=as_json,
     )
@@ -184,6 +189,7 @@ def demo(
         model={"source": "demo"},
         texts={"source": texts, **DEMO},
         settings={"threads": threads, "nulls": DEMO_NULLS},
+        limits=DEMO_LIMITS,
         rows=ROWS,
         rest_is_reference=True,
     )

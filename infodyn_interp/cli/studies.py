@@ -29,6 +29,7 @@ def run_study(
     texts: dict[str, Any],
     settings: dict[str, Any],
     layers: str | None = None,
+    limits: str = "all",
     heads: str | None = None,
     rows: int | None = None,
     as_json: bool = False,
@@ -38,10 +39,11 @@ def run_study(
 
     Args:
         model, texts, settings: arguments of `open_model`, `read_texts` and `sweep`; None is their default.
-        layers, heads, rows: as on the command line.
+        layers, limits, heads, rows: as on the command line.
         rest_is_reference: documents that are not fitted are all the reference's.
     """
     listed = read_layers(layers)
+    limited = read_layers(None if limits in ("all", "none") else limits)
     source = Path(texts["source"])
     if not source.exists():
         raise RequestError(f"texts: {source} is not there; give a JSONL file, a text file or a folder")
@@ -66,7 +68,15 @@ def run_study(
         read = reading.read_texts(tokenizer=opened.tokenizer, **_given(texts))
     show_lines(read.census.describe(), stderr=True)
     with Report() as report:
-        result = sweeping.sweep(opened, read, layers=chosen, out=out, progress=report, **_given(settings))
+        result = sweeping.sweep(
+            opened,
+            read,
+            layers=chosen,
+            limits=() if limits == "none" else limited(opened.layers),
+            out=out,
+            progress=report,
+            **_given(settings),
+        )
     if before is not None and before.attrs["run_digest"] == result.attrs["run_digest"]:
         show_lines(f"{out}: the result of this run was already there", stderr=True)
     print_table(result, "verdicts", heads=heads, rows=rows, as_json=as_json, summarise=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
+import scipy.signal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -247,6 +248,14 @@ def permuted_products(
     width = keys.stop - keys.start
     weights = torch.tensor([(width - 1) * (rows - lag) for lag in lags], dtype=torch.float64)
     return torch.stack(sums, -1), weights
+
+
+def unit_carry(support: Support, rho: float, generator: np.random.Generator) -> Float[Tensor, "query key"]:
+    """A carry-over of unit variance for one window: each key its own autoregression along queries, row-centred."""
+    steps = generator.standard_normal((support.window, support.window))
+    steps[1:] *= np.sqrt(1 - rho**2)
+    carried = scipy.signal.lfilter([1.0], [1.0, -rho], steps, axis=0)
+    return center_rows(torch.from_numpy(carried), support)
 
 
 def fit_carry(variogram: Variogram) -> Carry:

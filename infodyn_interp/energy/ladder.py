@@ -5,6 +5,7 @@ One Gram of the widest nuisance holds all the narrower ones; it is kept in four 
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,13 @@ DOCUMENTS = 96  # at most: more sharpen no ratio and cost passes
 def ranks_of(components: int) -> tuple[int, ...]:
     """The rungs that a model's states have components for."""
     return tuple(rank for rank in RANKS if rank <= components)
+
+
+@lru_cache(maxsize=4)
+def _upper(count: int, stride: int) -> Int[np.ndarray, " packed"]:
+    """The upper triangle of the first columns of a wider matrix, row by row."""
+    rows, columns = np.triu_indices(count)
+    return rows * stride + columns
 
 
 class LadderMoments:
@@ -49,9 +57,8 @@ class LadderMoments:
     def add(self, products: Float[Tensor, "window both both"], folds: Int[np.ndarray, " window"]) -> None:
         """Add windows' row-gauge products of `[pair columns | heads]` (upper triangle) to their super-folds."""
         count, gram = self.columns.within, self._open("r+")
-        upper = np.triu_indices(count)
         for window, fold in zip(products.cpu().numpy(), folds % SUPER_FOLDS, strict=True):
-            gram[fold] += window[:count, :count][upper]
+            gram[fold] += window.ravel().take(_upper(count, len(window)))
             self.cross[fold] += window[:count, count:]
 
     def coefficients(

@@ -353,11 +353,12 @@ class WindowAlgebra:
         mean = self.support.row_sums(key) * self._inverse_counts[:, None]
         through_mean = _outer(z, mean)
         key_sums = _outer(self.support.key_sums(z), key) - self.support.key_sums(through_mean)
-        spread = self.support.row_sums(_outer(key, key)) - _outer(
-            self.support.counts[:, None].to(z) * mean, mean
-        )
-        products = _outer(z, z).transpose(1, 2) @ spread
-        ordered = products.unflatten(2, (rank, rank)).unflatten(1, (rank, rank)).transpose(2, 3)
+        # products of two factors are symmetric in them: each pair of components is multiplied once
+        place, first, second = _component_pairs(rank)
+        spread = self.support.row_sums(key[..., first] * key[..., second])
+        spread -= self.support.counts[:, None].to(z) * mean[..., first] * mean[..., second]
+        products = (z[..., first] * z[..., second]).transpose(1, 2) @ spread
+        ordered = products[:, place[:, None, :, None], place[:, None, :]]
         in_bins = torch.einsum("wta,wtkb->wkab", z, bin_sums(key, self.columns, self.support))
         bins = in_bins.flatten(2) - self._bin_counts.T @ through_mean
         return key_sums, ordered.flatten(3).flatten(1, 2), bins
@@ -372,6 +373,17 @@ def _pack(full: Float[Tensor, "window column column"]) -> Float[Tensor, "window 
 def _upper(size: int, device: torch.device) -> Int[Tensor, " packed"]:
     rows, columns = torch.triu_indices(size, size, device=device)
     return rows * size + columns
+
+
+@lru_cache(maxsize=16)
+def _component_pairs(
+    rank: int,
+) -> tuple[Int[Tensor, "component component"], Int[Tensor, " pair"], Int[Tensor, " pair"]]:
+    """Place of each unordered pair of components, and the two of each place."""
+    first, second = torch.triu_indices(rank, rank)
+    place = torch.zeros(rank, rank, dtype=torch.long)
+    place[first, second] = place[second, first] = torch.arange(len(first))
+    return place, first, second
 
 
 @dataclass(frozen=True)

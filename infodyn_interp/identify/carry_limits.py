@@ -16,7 +16,8 @@ from infodyn_interp.identify.verdict import (
     RHO_TOP_LAGS,
 )
 
-USUAL_RHO = 0.7  # of the injected field where the head's own is not known
+USUAL_RHO = 0.7  # of the injected field
+HALF = 0.5  # of the data sets must be identified
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class CarryInjection:
         chosen, nine: variograms of the residuals with the chosen track and with all nine.
         chosen_cross, nine_cross: `lagged_products(residual, support, field)` of each, by fold, as sums like theirs.
         field: variogram of each head's field; heads of equal rho share one.
+        field_variance: row-centred variance of each head's field on the support, about 1 (nats^2).
     """
 
     chosen: Variogram
@@ -34,17 +36,14 @@ class CarryInjection:
     chosen_cross: Variogram
     nine_cross: Variogram
     field: Variogram
+    field_variance: Float[np.ndarray, " head"]
 
     def part(self, heads: Int[np.ndarray, " part"]) -> "CarryInjection":
         """Some heads alone."""
         names = ("chosen", "nine", "chosen_cross", "nine_cross", "field")
         one = {name: getattr(self, name) for name in names}
-        return CarryInjection(**{name: replace(v, sums=v.sums[..., heads]) for name, v in one.items()})
-
-
-def injected_rho(carry: Carry) -> Float[np.ndarray, " head"]:
-    """rho of the field to inject: the fitted one where its interval may be believed, else `USUAL_RHO`."""
-    return np.where(_rho_known(carry), carry.rho, USUAL_RHO)
+        parts = {name: replace(v, sums=v.sums[..., heads]) for name, v in one.items()}
+        return CarryInjection(**parts, field_variance=self.field_variance[heads])
 
 
 def _rho_known(carry: Carry) -> Bool[np.ndarray, " head"]:
@@ -62,11 +61,12 @@ def carry_rates(
     """Rates at the shares that bracket one half, found by bisection; NaN at the others.
 
     Per fold `V* = V - sill (1 - rho^k) + 2 s a V_cross + a^2 V_field`: the carry-over that the other folds fit is taken
-    out, the field put in. The share of a carry-over is its sill's, of the row-centred energy variance with it in.
+    out where rho's interval may be believed (elsewhere a sill is a name for noise: at rho 0 it holds the nugget, near 1
+    it is an extrapolation), the field put in. The share is the field's row-centred variance over the energy's with it.
 
     Args:
         square: row-centred energy variance, nats^2.
-        signs: +1 or -1 by fold.
+        signs: of the residuals, by fold.
         shares: of energy variance, ascending.
         cutoff: largest p that counts as discovered.
     """
@@ -75,13 +75,16 @@ def carry_rates(
         _without(variogram, carry)
         for variogram, carry in zip((injection.chosen, injection.nine), carries, strict=True)
     ]
-    clean = np.maximum(square - carries[0].sill, 0)
+    taken = np.where(_rho_known(carries[0]), carries[0].sill, 0) * injection.field_variance
+    clean = np.maximum(square - taken, 0)
     rate = np.full((len(shares), len(square)), np.nan)
     low, high = np.full(len(square), -1), np.full(len(square), len(shares))
     while (open_ := high - low > 1).any():
         heads = np.flatnonzero(open_)
         tried = (low[heads] + high[heads]) // 2
-        strength = np.sqrt(shares[tried] / (1 - shares[tried]) * clean[heads])
+        strength = np.sqrt(
+            shares[tried] / (1 - shares[tried]) * clean[heads] / injection.field_variance[heads]
+        )
         variants = [
             _resampled(base, cross, injection.field, signs, strength, heads)
             for base, cross in zip(bases, (injection.chosen_cross, injection.nine_cross), strict=True)
@@ -89,15 +92,16 @@ def carry_rates(
         energy = np.tile(clean[heads] / (1 - shares[tried]), signs.shape[1])
         found = _identified(variants[0], variants[1], energy, cutoff).reshape(-1, len(heads)).mean(0)
         rate[tried, heads] = found
-        low[heads] = np.where(found < 0.5, tried, low[heads])
-        high[heads] = np.where(found < 0.5, high[heads], tried)
+        low[heads] = np.where(found < HALF, tried, low[heads])
+        high[heads] = np.where(found < HALF, high[heads], tried)
     return rate
 
 
 def _without(variogram: Variogram, carry: Carry) -> Variogram:
-    """Less the carry-over that the other folds fit."""
+    """Less the carry-over that the other folds fit, where it may be believed."""
     lags = np.array(variogram.lags)[:, None]
-    fitted = carry.sill_without[:, None] * (1 - carry.rho_without[:, None] ** lags)
+    sill = np.where(_rho_known(carry), carry.sill_without, 0.0)
+    fitted = sill[:, None] * (1 - carry.rho_without[:, None] ** lags)
     return replace(variogram, sums=variogram.sums - variogram.weights[..., None] * fitted)
 
 
@@ -119,7 +123,8 @@ def _identified(
     chosen: Variogram, nine: Variogram, energy: Float[np.ndarray, " cell"], cutoff: float
 ) -> Bool[np.ndarray, " cell"]:
     """The rules of `verdict.judge`, the dearest last; the ladder counts as met."""
-    with np.errstate(invalid="ignore", divide="ignore"):  # a variogram below 0 has no logarithm: not identified
+    # a variogram below 0 has no logarithm, and its carry-over is not identified
+    with np.errstate(invalid="ignore", divide="ignore"):
         gains, gains_nine = (
             np.log(one.by_fold[:, -2:].mean(1) / one.by_fold[:, 0]) for one in (chosen, nine)
         )

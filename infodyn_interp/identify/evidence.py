@@ -1,7 +1,7 @@
 """Everything a verdict is read from, for one layer: numbers only, each beside what it is compared with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -49,6 +49,7 @@ class Evidence:
         sill_share: sill over row-centred energy variance, with the chosen track.
         bound_nine: of the carry-over's gain with all nine tracks.
         ladder_ratio: sill at the ladder's highest rank over that at the state's rank; NaN without a ladder.
+        taken_by: bounds of each row's gain over a growing base, kept where a verdict asked for them.
     """
 
     moments: Moments
@@ -66,6 +67,7 @@ class Evidence:
     sill_share: Float[np.ndarray, " head"]
     bound_nine: Float[np.ndarray, " head"]
     ladder_ratio: Float[np.ndarray, " head"]
+    taken_by: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def heads(self) -> int:

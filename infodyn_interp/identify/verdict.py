@@ -105,10 +105,9 @@ def judge(
         cutoffs = np.full_like(cutoffs, cutoff)
     verdict, reason, confounder = (np.full(shape, "", object) for _ in range(3))
     for layer, evidence in enumerate(layers):
-        bases: dict[str, np.ndarray] = {}
         for row, name in enumerate(ROWS):
             for head in range(shape[2]):
-                case = _Case(evidence, row, head, float(limits[layer, row, head]), bases)
+                case = _Case(evidence, row, head, float(limits[layer, row, head]))
                 found, why, with_what = case.of_carry() if name == "carry" else case.of_field()
                 if found is Verdict.IDENTIFIED and not p[layer, row, head] <= cutoffs[row]:
                     found = Verdict.WEAK
@@ -183,7 +182,6 @@ class _Case:
     row: int
     head: int
     limit: float
-    bases: dict[str, np.ndarray]
 
     def _at(self, name: str) -> float:
         values = getattr(self.evidence, name)
@@ -221,16 +219,16 @@ class _Case:
 
     def _taker(self, name: str) -> str:
         """The first block of the base that takes the marginal gain's bound away."""
-        if name not in self.bases:
+        if name not in self.evidence.taken_by:
             evidence, row = self.evidence, self.row
             unmet = ~(evidence.bound[row] > 0) | (evidence.swap_p[row] > SWAP_LEVEL)
             wanted = unmet & (evidence.marginal_bound[row] > 0)
             grown = growing_base(evidence.moments, name, evidence.fit.chosen_without, wanted)
             bounds = np.full((len(grown), evidence.heads), np.nan)
             bounds[:, wanted] = [lower_bound(stage) for stage in grown]
-            self.bases[name] = bounds
+            evidence.taken_by[name] = bounds
         names = STAGES[1:3] if name == "track" else STAGES if name in ("rhythm", "state") else STAGES[:4]
-        for stage, bounds in zip(names, self.bases[name][1:], strict=False):
+        for stage, bounds in zip(names, self.evidence.taken_by[name][1:], strict=False):
             if not bounds[self.head] > 0:
                 return stage
         return "any other document's columns"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def planted_term(
         raise RequestError(f"layer: {layer} asked, the result holds {basis['layer'].values.tolist()}")
     prosody = Prosody(read_pieces(texts.tokenizer))
     heads = basis["head"].values.tolist()
-    own = Field.of(basis, layer, heads, term, prosody)
+    own = _own(basis, layer, heads, term, prosody)
     generator = np.random.default_rng(seed)
     seen = list(_read(model, texts, layer, own, prosody, checked))
     make = _maps(term, seen, generator, width, tau)
@@ -82,6 +83,18 @@ def planted_term(
     with ExitStack() as stack:
         stack.enter_context(bent_scores(model, [layer], energy))
         yield
+
+
+def _own(basis: xarray.Dataset, layer: int, heads: list[int], term: str, prosody: Prosody) -> Field:
+    """The fitted term as its verdict sees it: a track with its within-key coefficient."""
+    own = Field.of(basis, layer, heads, term, prosody)
+    if term != "track":
+        return own
+    tracks = own.columns.blocks["track"]
+    beta = own.beta.clone()
+    coefficient = torch.from_numpy(basis["track_coefficient"].sel(layer=layer, head=heads).values)
+    beta[:, tracks] = torch.where(beta[:, tracks] != 0, coefficient[:, None].to(beta), 0.0)
+    return replace(own, beta=beta)
 
 
 def _read(

@@ -17,7 +17,7 @@ from infodyn_interp.reducing.structure import label_profile, label_spectrum
 from infodyn_interp.reducing.verdicts import label_carry, label_verdicts
 
 if TYPE_CHECKING:
-    from infodyn_interp.sweeping import Gathered
+    from infodyn_interp.sweeping import Gathered, Settings
 
 PARTS = ("energy", "rhythm", "state", "track", "nuisance", "residual")
 TAIL = (0.99, 0.5)  # the barrier of seed 1.2.1: how far the rhythm field's upper end stands above its middle
@@ -29,7 +29,7 @@ def reduce(
     head_width: int,
     reference: str,
     nulls: Mapping[str, "Gathered"],
-    asked: Sequence[str] = (),
+    settings: "Settings",
 ) -> dict[str, xarray.Dataset]:
     """Label what was gathered: groups `basis example reference energy terms verdicts spectrum profile carry`.
 
@@ -39,7 +39,7 @@ def reduce(
         head_width: of the model, for the seed's unit (`U` is sqrt(d) times the energy in nats).
         reference: the name of the surface.
         nulls: what was gathered of each null.
-        asked: names of the nulls wanted, those that need no texts of their own included.
+        settings: of the run: the nulls and the limits that are wanted.
     """
     layers = sorted(gathered.moments)
     fits = gathered.fits
@@ -52,8 +52,8 @@ def reduce(
         "/reference": _reference(surfaces, gathered.unseen, reference, (len(layers), heads)),
         "/energy": _energy(fits, layers, surfaces, head_width, reference),
         "/terms": _terms(gathered, fits, layers),
-        "/verdicts": label_verdicts(gathered, nulls, asked, layers),
     }
+    groups |= label_verdicts(gathered, nulls, settings, layers)
     structure = {"/spectrum": label_spectrum(gathered, layers), "/profile": label_profile(gathered, layers)}
     if gathered.variograms is not None:
         groups["/carry"] = label_carry(gathered, layers)

@@ -12,12 +12,13 @@ from infodyn_interp.energy.carry import Carry, Variogram, fit_carry
 from infodyn_interp.energy.fitting import Estimate, fit
 from infodyn_interp.identify import verdict as rules
 from infodyn_interp.identify.evidence import ROWS, Evidence, weigh
+from infodyn_interp.identify.limits import Limits, detection_limits
 from infodyn_interp.identify.swaps import swap_p
 from infodyn_interp.identify.verdict import Judgement, judge
 from infodyn_interp.reducing.labels import GRID, interval, label
 
 if TYPE_CHECKING:
-    from infodyn_interp.sweeping import Gathered
+    from infodyn_interp.sweeping import Gathered, Settings
 
 TERM_GRID = ("layer", "term", "head")
 THRESHOLDS = (
@@ -27,12 +28,28 @@ THRESHOLDS = (
 
 
 def label_verdicts(
-    gathered: "Gathered", nulls: Mapping[str, "Gathered"], asked: Sequence[str], layers: Sequence[int]
-) -> xarray.Dataset:
-    """Verdicts of the model, and verdicts and gains of each null beside those of the model on the same documents."""
+    gathered: "Gathered", nulls: Mapping[str, "Gathered"], settings: "Settings", layers: Sequence[int]
+) -> dict[str, xarray.Dataset]:
+    """Groups `/verdicts`, of the model and of each null beside it, and `/limits` where limits were asked for."""
     evidence = [_weigh(gathered, layer) for layer in layers]
-    limits = None
-    judged = judge(evidence, limits)
+    judged, limits = judge(evidence), None
+    groups = {}
+    if settings.limits:
+        found = {
+            layer: detection_limits(
+                gathered.moments[layer],
+                gathered.fits[layer],
+                judged.cutoff,
+                seed=settings.seed + layer,
+                carry=gathered.injections.get(layer),
+            )
+            for layer in settings.limits
+        }
+        limits = np.full(judged.q.shape, np.nan)
+        for layer, one in found.items():
+            limits[layers.index(layer)] = one.share
+        judged = judge(evidence, limits)
+        groups["/limits"] = _label_limits(found, limits, layers)
     heads = evidence[0].heads
 
     def stacked(name: str) -> np.ndarray:
@@ -68,7 +85,7 @@ def label_verdicts(
         "tests": label(("term",), judged.tests, "1", "tests of the term's family"),
         "cutoff": label(("term",), judged.cutoff, "1", "largest p that counts as discovered"),
     }
-    contrasts = _contrasts(gathered, nulls, asked, evidence, layers)
+    contrasts = _contrasts(gathered, nulls, settings.nulls, evidence, layers)
     if contrasts:
         dims = ("null", *TERM_GRID)
         named = {
@@ -87,7 +104,33 @@ def label_verdicts(
     advice = {verdict.value: verdict.advice for verdict in rules.Verdict}
     thresholds = {name.lower(): getattr(rules, name) for name in THRESHOLDS}
     attrs = {"thresholds": json.dumps(thresholds), "advice": json.dumps(advice)}
-    return xarray.Dataset(variables, coords=coords, attrs=attrs).transpose("layer", "head", ...)
+    if limits is not None:
+        variables["limit"] = label(
+            TERM_GRID, limits, "1", "detection limit: inf beyond .5, NaN where not computed"
+        )
+    verdicts = xarray.Dataset(variables, coords=coords, attrs=attrs).transpose("layer", "head", ...)
+    return groups | {"/verdicts": verdicts}
+
+
+def _label_limits(found: Mapping[int, Limits], limits: np.ndarray, layers: Sequence[int]) -> xarray.Dataset:
+    shares = next(iter(found.values())).shares
+    rate = np.full((len(layers), len(ROWS), len(shares), limits.shape[2]), np.nan)
+    for layer, one in found.items():
+        rate[layers.index(layer)] = one.rate
+    return xarray.Dataset(
+        {
+            "share": label(
+                TERM_GRID, limits, "1", "share of energy variance that is identified half the time"
+            ),
+            "rate": label(
+                ("layer", "term", "injected", "head"),
+                rate,
+                "1",
+                "rate of IDENTIFIED among resampled data sets",
+            ),
+        },
+        coords={"term": list(ROWS), "injected": shares},
+    ).transpose("layer", "head", ...)
 
 
 def _words(judged: Judgement) -> np.ndarray:
@@ -120,7 +163,7 @@ def _contrasts(
             # the model's gains on the null's documents, from as many documents
             own = fit(gathered.moments[layer].part(other.moments.folds)).gain_by_fold - other.fit.gain_by_fold
             differences.append(_with_carry(own, gathered, null, layer))
-        out[name] = _contrast(differences, judge(theirs), np.stack([one.gain for one in theirs]))
+        out[name] = _contrast(differences, _words(judge(theirs)), np.stack([one.gain for one in theirs]))
     permuted = gathered.permuted if "permuted_queries" in asked else None
     if permuted is not None and all(_estimable(one.chosen) for one in permuted.values()):
         theirs = [
@@ -133,8 +176,9 @@ def _contrasts(
             differences.append(np.concatenate([missing, carry[:, None]], 1))
         judged, gains = judge(theirs), np.stack([one.gain for one in theirs])
         gains[:, :-1] = np.nan
-        judged.verdict[:, :-1] = ""
-        out["permuted_queries"] = _contrast(differences, judged, gains)
+        words = _words(judged)
+        words[:, :-1] = ""
+        out["permuted_queries"] = _contrast(differences, words, gains)
     if gathered.swap_gains and "swapped_documents" in asked:
         swapped = np.stack(
             [gathered.swap_gains[layer] for layer in layers]
@@ -142,8 +186,7 @@ def _contrasts(
         null = swapped[:, 1:].mean(1)
         difference = np.concatenate([swapped[:, 0] - null, np.full_like(null[:, :, :1], np.nan)], 2)
         gains = np.concatenate([null.mean(1), np.full_like(null[:, 0, :1], np.nan)], 1)
-        empty = Judgement(np.full(gains.shape, "", object), *([np.zeros(0)] * 5))
-        out["swapped_documents"] = _contrast(list(difference), empty, gains)
+        out["swapped_documents"] = _contrast(list(difference), np.full(gains.shape, "", object), gains)
     return out
 
 
@@ -161,11 +204,11 @@ def _with_carry(own: np.ndarray, gathered: "Gathered", null: "Gathered", layer: 
 
 
 def _contrast(
-    differences: Sequence[np.ndarray], judged: Judgement, gains: np.ndarray
+    differences: Sequence[np.ndarray], words: np.ndarray, gains: np.ndarray
 ) -> dict[str, np.ndarray]:
     estimates = [Estimate.of_folds(one) for one in differences]
     return {
-        "null_verdict": _words(judged),
+        "null_verdict": words,
         "null_gain": gains,
         "contrast": np.stack([one.value for one in estimates]),
         "contrast_low": np.stack([one.low for one in estimates]),

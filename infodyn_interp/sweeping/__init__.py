@@ -33,6 +33,7 @@ from infodyn_interp.energy.reference import MeanStates, Reference, SurfaceFit, c
 from infodyn_interp.energy.terms import Basis, Prosody, rhythm_code
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.hooks import Checked, Layer, capture, check, choose_layers
+from infodyn_interp.identify.carry_limits import CarryInjection
 from infodyn_interp.identify.evidence import Variograms
 from infodyn_interp.identify.nulls import NULLS, TWINS, choose_nulls
 from infodyn_interp.identify.swaps import BLOCK, BLOCKS
@@ -61,6 +62,7 @@ class Settings:
     nulls: tuple[str, ...] = NULLS
     null_share: float = 1 / 3
     null_reference_tokens: int = 8_000
+    limits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Gathered:
         variograms: of the carry pass; None where windows are too short for one, or it was not asked for.
         permuted: the same with the later half's queries in random order.
         series: |M_t| of the first window of each document; `keep_series` asks for it whole in the result.
+        injections: what the carry-over's detection limit needs, by limited layer.
         swap_gains: by layer, the gains of each shift of the swap gate; empty where no block of documents was full.
     """
 
@@ -96,6 +99,7 @@ class Gathered:
     permuted: dict[int, Variograms] | None
     series: dict[int, Series]
     keep_series: bool
+    injections: dict[int, CarryInjection]
     swap_gains: dict[int, np.ndarray]
 
 
@@ -137,6 +141,7 @@ def sweep(
     nulls: Iterable[str] = NULLS,
     null_share: float = 1 / 3,
     null_reference_tokens: int = 8_000,
+    limits: Iterable[int] | None = None,
     progress: Progress | None = None,
 ) -> xarray.DataTree:
     """Fit the energies of every head of the asked layers, and say what may be believed of them (seed 1.1, 1.2).
@@ -156,6 +161,7 @@ def sweep(
         nulls: of `NULLS`; none for an empty sequence.
         null_share: of the folds of documents that a null reads.
         null_reference_tokens: of each null's own reference pass, at least.
+        limits: the layers that get detection limits, without which nothing is ABSENT; all that are fitted by default.
         progress: called with stage, tokens done, tokens in all.
 
     Returns:
@@ -166,8 +172,9 @@ def sweep(
             context, too few documents, or an `out` that holds another run or cannot be written.
         RunError: the model fails its check, or scores are not finite (layer, head and window are named).
     """
+    fitted = choose_layers(model, layers)
     settings = Settings(
-        choose_layers(model, layers),
+        fitted,
         reference,
         state_rank,
         seed,
@@ -178,6 +185,7 @@ def sweep(
         choose_nulls(nulls),
         null_share,
         null_reference_tokens,
+        fitted if limits is None else tuple(sorted(set(limits))),
     )
     _refuse(model, texts, settings)
     run = describe_run(model, texts, settings)
@@ -195,7 +203,7 @@ def sweep(
     }
     with clock.stage("reduce", 0):
         groups = reducing.reduce(
-            gathered, read_pieces(texts.tokenizer), model.head_width, reference, others, settings.nulls
+            gathered, read_pieces(texts.tokenizer), model.head_width, reference, others, settings
         )
     groups["/cost"] = reducing.label_cost(clock.seconds, clock.tokens, clock.peak_mib)
     groups["/"] = xarray.Dataset(attrs=_attributes(model, texts, settings, gathered.checked, run))
@@ -301,7 +309,8 @@ def gather(
         carrying, second, looked = None, None, texts.part(windows_per_document=1)
         if with_carry:
             with clock.stage("carry", texts.tokens()):
-                carrying = Carrying(study, fits, visit.ladder)
+                limited = settings.limits if look else ()
+                carrying = Carrying(study, fits, visit.ladder, limited, settings.seed)
                 _read_through(texts, settings, study, carrying, "carry", report)
         if carrying is not None and look:
             with clock.stage("look", looked.tokens()):
@@ -322,6 +331,7 @@ def gather(
             None if carrying is None else carrying.permuted,
             {} if second is None else second.series,
             settings.series,
+            {} if carrying is None else carrying.injections,
             {} if second is None else second.swap_gains,
         )
 
@@ -433,6 +443,9 @@ def _refuse(model: Model, texts: Texts, settings: Settings) -> None:
         raise RequestError(
             f"state_rank: {settings.state_rank} asked, the states have 1..{model.width} directions"
         )
+    strange = [layer for layer in settings.limits if layer not in settings.layers]
+    if strange:
+        raise RequestError(f"limits: layer {strange[0]} asked, the fitted layers are {list(settings.layers)}")
     if not 0 < settings.null_share <= 1:
         raise RequestError(f"null_share: {settings.null_share} asked, it lies above 0 and up to 1")
     for name in ("micro_batch", "threads"):
@@ -465,6 +478,8 @@ def describe_run(model: Model, texts: Texts, settings: Settings) -> dict[str, ob
         "folds": texts.folds,
         **asdict(settings),
         "layers": list(settings.layers),
+        "limits": list(settings.limits),
+        "nulls": list(settings.nulls),
         "threads": settings.threads or torch.get_num_threads(),
     }
 

@@ -1,6 +1,6 @@
 """What each pass over the texts does with a layer while it is there: moments, variograms, a second look."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from infodyn_interp.energy.carry import (
     lagged_products,
     permuted_products,
     shared_keys,
+    unit_carry,
 )
 from infodyn_interp.energy.fitting import Fit
 from infodyn_interp.energy.gauge import center_rows, support_of
@@ -25,6 +26,7 @@ from infodyn_interp.energy.reference import MeanStates, Reference, SurfaceFit
 from infodyn_interp.energy.terms import Basis, Prosody, columns_of, pair_fields, rhythm_columns
 from infodyn_interp.errors import RunError
 from infodyn_interp.hooks import Checked, Layer
+from infodyn_interp.identify.carry_limits import USUAL_RHO, CarryInjection
 from infodyn_interp.identify.evidence import Variograms
 from infodyn_interp.identify.resample import lower_bound
 from infodyn_interp.identify.swaps import cross_documents, swapped_gains
@@ -176,9 +178,18 @@ class Carrying(Pass):
         study: what to read by.
         fits: of the fit pass.
         ladder: of the fit pass; empty for none.
+        limited: layers that get a detection limit of the carry-over: a field is injected beside their residuals.
+        seed: of that field.
     """
 
-    def __init__(self, study: Study, fits: Mapping[int, Fit], ladder: Mapping[int, LadderMoments]) -> None:
+    def __init__(
+        self,
+        study: Study,
+        fits: Mapping[int, Fit],
+        ladder: Mapping[int, LadderMoments],
+        limited: Collection[int] = (),
+        seed: int = 0,
+    ) -> None:
         super().__init__(study)
         heads, device = study.model.heads, study.model.device
         self._columns = columns_of(study.window, study.state_rank)
@@ -205,6 +216,9 @@ class Carrying(Pass):
             )
             for layer in study.layers
         }
+        self._seed = seed
+        self._crosses = {layer: tuple(nothing(layer) for _ in range(3)) for layer in limited}
+        self._field_squares = dict.fromkeys(limited, 0.0)
         self._squares = {layer: np.zeros((study.folds, heads)) for layer in study.layers}
         self._windows = np.zeros(study.folds)
         self.permuted = {layer: Variograms(nothing(layer), nothing(layer), {}, {}) for layer in study.layers}
@@ -225,6 +239,8 @@ class Carrying(Pass):
         for place, (own, without) in enumerate(((found.chosen, null.chosen), (found.nine, null.nine))):
             own.add(sums[:, place], weights, batch.fold)
             without.add(permuted[:, place], permuted_weights, batch.fold)
+        if layer.index in self._crosses:
+            self._inject(layer.index, left)
         if self._rungs and (read := self._in_ladder()).any():
             self._climb(layer.index, states[read], energy[read], batch.fold[read] % SUPER_FOLDS)
 
@@ -240,6 +256,39 @@ class Carrying(Pass):
         return {
             layer: (squares.sum(0) - squares) / (windows * self._supports[layer].pairs)
             for layer, squares in self._squares.items()
+        }
+
+    def _inject(self, layer: int, left: Tensor) -> None:
+        """Cross the residuals with a field of known carry-over, the same for all heads of a window."""
+        support, batch, crosses = self._supports[layer], self._batch, self._crosses[layer]
+        drawn = [
+            unit_carry(support, USUAL_RHO, np.random.default_rng([self._seed, layer, document, position]))
+            for document, position in zip(batch.document.tolist(), batch.position.tolist(), strict=True)
+        ]
+        field = torch.stack(drawn).to(left)
+        weights = shared_keys(support)
+        cross = lagged_products(left, support, field[:, None, None].expand_as(left).contiguous())
+        own = lagged_products(field[:, None], support).expand(-1, left.shape[2], -1)
+        for variogram, sums in ((crosses[0], cross[:, 0]), (crosses[1], cross[:, 1]), (crosses[2], own)):
+            variogram.add(sums, weights, batch.fold)
+        self._field_squares[layer] += float(field.double().square().sum())
+
+    @property
+    def injections(self) -> dict[int, CarryInjection]:
+        """What the detection limit of the carry-over needs, by limited layer."""
+        heads, windows = self.study.model.heads, self._windows.sum()
+        return {
+            layer: CarryInjection(
+                chosen=self.variograms[layer].chosen,
+                nine=self.variograms[layer].nine,
+                chosen_cross=crosses[0],
+                nine_cross=crosses[1],
+                field=crosses[2],
+                field_variance=np.full(
+                    heads, self._field_squares[layer] / (windows * self._supports[layer].pairs)
+                ),
+            )
+            for layer, crosses in self._crosses.items()
         }
 
     def _climb(self, layer: int, states: Tensor, energy: Tensor, parts: np.ndarray) -> None:
@@ -296,7 +345,7 @@ class SecondLook(Pass):
         self._algebra = self._algebras()
         self.series = {layer: Series() for layer in study.layers}
         self.gains: dict[int, list[np.ndarray]] = {layer: [] for layer in study.layers}
-        self.swapping = False
+        self.swapping, self.filtering = False, True
 
     def __call__(self, layer: Layer) -> None:
         states, scores, surface = self._read(layer)
@@ -306,6 +355,10 @@ class SecondLook(Pass):
                 self._algebra[index], z, self._rhythm, self.study.bases[index], scores, surface
             )
             self.gains[index].append(swapped_gains(crossed, self._columns, self._wanted[index]))
+        if self.filtering:
+            self._filter(index, z, scores, surface)
+
+    def _filter(self, index: int, z: Tensor, scores: Tensor, surface: Tensor | None) -> None:
         support, carry, folds = self._supports[index], self._carries[index], self._batch.fold
         energy = center_rows(-scores if surface is None else surface - scores, support)
         left = energy - pair_fields(z, self._pairs[index][folds], self._columns, support)

@@ -1,0 +1,73 @@
+"""Are terms planted in a real model's own scores identified, and is the clean model itself again once they are gone?
+
+    python analyses/q02_planted_in_a_model.py      # SmolLM2, layers 3, 10, 20, shares of 10 %
+
+Each head's own fitted term of that kind is taken out first. Writes analyses/data/planted_in_a_model.csv.
+"""
+
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import pandas as pd
+
+from infodyn_interp import identify, models, planted, sweeping, texts
+from infodyn_interp.hooks import check
+from infodyn_interp.identify.limits import detection_limits
+
+HERE = Path(__file__).parent
+LAYERS, SHARE, WINDOWS = (3, 10, 20), 0.10, 2
+
+
+def main() -> None:
+    """Sweep clean, plant each term in each layer, sweep again, and once more with the planted term taken back."""
+    model = models.open_model("demo")
+    read = texts.read_texts(
+        list(topics.values()),
+        model.tokenizer,
+        window=256,
+        documents=24,
+        reference_documents=20,
+        windows_per_document=WINDOWS,
+    )
+    checked = check(model, next(read.batches(4)))
+    clean = sweeping.sweep(model, read, layers=LAYERS, nulls=(), limits=())
+    rows = []
+    for layer in LAYERS:
+        settings = sweeping.Settings((layer,), carry=False)
+        own = sweeping.gather(model, read, settings, checked=checked)
+        limits = detection_limits(own.moments[layer], own.fits[layer], np.full(5, 0.05), seed=layer)
+        for term in ("rhythm", "state", "track"):
+            arguments = {"layer": layer, "term": term, "seed": layer, "checked": checked}
+            with planted.planted_term(model, read, clean, share=SHARE, **arguments):
+                bent = sweeping.gather(model, read, settings, checked=checked)
+            found = identify.verdicts(bent.moments).sel(term=term)
+            place = ("prosody", "rhythm", "state", "track").index(term)
+            before = clean["verdicts"]["verdict"].sel(layer=layer, term=term).values
+            rows += [
+                {
+                    "layer": layer,
+                    "head": head,
+                    "term": term,
+                    "limit": limits.share[place, head],
+                    "verdict": str(found["verdict"].values[0, head]),
+                    "reason": str(found["reason"].values[0, head]),
+                    "gain": float(found["gain"].values[0, head]),
+                    "clean": str(before[head]),
+                }
+                for head in range(model.heads)
+            ]
+    table = pd.DataFrame(rows)
+    (HERE / "data").mkdir(exist_ok=True)
+    table.to_csv(HERE / "data" / "planted_in_a_model.csv", index=False)
+    for term, part in table.groupby("term"):
+        fair = part[part["limit"] <= 0.05]
+        print(
+            f"{term}: IDENTIFIED in {(part['verdict'] == 'IDENTIFIED').sum()} of {len(part)} heads, in"
+            f" {(fair['verdict'] == 'IDENTIFIED').sum()} of {len(fair)} with a limit of .05 or less;"
+            f" ABSENT in {(part['verdict'] == 'ABSENT').sum()}"
+        )
+
+
+if __name__ == "__main__":
+    main()
