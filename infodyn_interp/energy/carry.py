@@ -148,36 +148,36 @@ def lagged_products(
     """
     other = left if right is None else right
     same = other is left
-    a, b = (one.reshape(-1, support.window, support.window) for one in (left, other))
-    lags = lags_of(support)
+    a, b = (one.reshape(-1, support.window, support.window).contiguous() for one in (left, other))
     own = _Sums.of(a, b, support)
     of_a = _Sums.of(a, None, support)
     of_b = of_a if same else _Sums.of(b, None, support)
-    out = a.new_zeros(len(a), len(lags), dtype=torch.float64)
-    for first in range(0, support.window, ROWS):
-        last = min(first + ROWS, support.window)
-        low = max(0, first - max(lags))
-        crossed = _product(a, b, first, last, low)
-        mirrored = crossed if same else _product(b, a, first, last, low)
-        for place, lag in enumerate(lags):
-            rows = torch.arange(max(first, lag + support.first_query), last, device=a.device)
-            if not len(rows):
-                continue
-            shared = _shared(support, lag).to(a.device)[rows]
-            counted = shared >= LEAST_SHARED
-            both = crossed[:, rows - first, rows - lag - low] + mirrored[:, rows - first, rows - lag - low]
-            squares = own.later(rows, lag) + own.earlier(rows, lag) - both.double()
-            means = (of_a.later(rows, lag) - of_a.earlier(rows, lag)) * (
-                of_b.later(rows, lag) - of_b.earlier(rows, lag)
-            )
-            half = (squares - means / shared.clamp(min=1)) / 2
-            out[:, place] += (half * counted).sum(-1)
-    return out.view(*left.shape[:-2], len(lags))
+    crossed = _lagged_rows(a, b, lags_of(support))
+    mirrored = crossed if same else _lagged_rows(b, a, lags_of(support))
+    out = []
+    for place, lag in enumerate(lags_of(support)):
+        shared = _shared(support, lag).to(a.device)
+        rows = (shared >= LEAST_SHARED).nonzero()[:, 0]
+        squares = own.later(rows, lag) + own.earlier(rows, lag)
+        squares -= crossed[place][:, rows - lag] + mirrored[place][:, rows - lag]
+        shift_a = of_a.later(rows, lag) - of_a.earlier(rows, lag)
+        shift_b = shift_a if same else of_b.later(rows, lag) - of_b.earlier(rows, lag)
+        out.append((squares - shift_a * shift_b / shared[rows]).sum(-1) / 2)
+    return torch.stack(out, -1).view(*left.shape[:-2], len(out))
 
 
-def _product(a: Tensor, b: Tensor, first: int, last: int, low: int) -> Tensor:
-    """Products of rows `first..last` of one map with rows `low..last` of the other."""
-    return a[:, first:last, :last] @ b[:, low:last, :last].transpose(1, 2)
+def _lagged_rows(
+    a: Float[Tensor, "map query key"], b: Float[Tensor, "map query key"], lags: tuple[int, ...]
+) -> list[Float[Tensor, "map row"]]:
+    """Products of row t of one map with row t - k of the other, by lag, from row k on (float64)."""
+    length = a.shape[-1]
+    parts: list[list[Tensor]] = [[] for _ in lags]
+    for first in range(0, length, ROWS):
+        last, low = min(first + ROWS, length), max(0, first - max(lags))
+        products = a[:, first:last, :last] @ b[:, low:last, :last].transpose(1, 2)
+        for part, lag in zip(parts, lags, strict=True):
+            part.append(products.diagonal(first - low - lag, 1, 2)[:, : last - max(first, lag)])
+    return [torch.cat(part, 1).double() for part in parts]
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class _Sums:
 
     total: Float[Tensor, "map query"]
     last: Float[Tensor, "map query edge"]
-    first: Float[Tensor, "map query edge"]
+    first: Float[Tensor, "map query edge"] | None
     start: Int[Tensor, " query"]
     stop: Int[Tensor, " query"]
 
@@ -198,11 +198,16 @@ class _Sums:
         """Of a map, or of the product of two; zero off the support."""
         start, stop = support.start.to(a.device), support.stop.to(a.device)
         step = torch.arange(max(LAGS), device=a.device)
-        ends = (stop[:, None] - 1 - step).clamp(min=0), (start[:, None] + step).clamp(max=support.window - 1)
         row = torch.arange(support.window, device=a.device)[:, None]
-        edges = [a[:, row, end] if b is None else a[:, row, end] * b[:, row, end] for end in ends]
+
+        def running(keys: Tensor) -> Tensor:
+            edge = a[:, row, keys] if b is None else a[:, row, keys] * b[:, row, keys]
+            return torch.nn.functional.pad(edge.double().cumsum(-1), (1, 0))
+
         total = a.sum(-1) if b is None else torch.linalg.vecdot(a, b)
-        last, first = (torch.nn.functional.pad(edge.double().cumsum(-1), (1, 0)) for edge in edges)
+        last = running((stop[:, None] - 1 - step).clamp(min=0))
+        slides = bool((start != start[0]).any())
+        first = running((start[:, None] + step).clamp(max=support.window - 1)) if slides else None
         return cls(total.double(), last, first, start, stop)
 
     def later(self, rows: Tensor, lag: int) -> Float[Tensor, "map row"]:
@@ -212,6 +217,8 @@ class _Sums:
     def earlier(self, rows: Tensor, lag: int) -> Float[Tensor, "map row"]:
         """Over row t - lag."""
         before = rows - lag
+        if self.first is None:
+            return self.total[:, before]
         return self.total[:, before] - self.first[:, before, self.start[rows] - self.start[before]]
 
 

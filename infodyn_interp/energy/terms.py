@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from infodyn_interp.energy.gauge import FIRST_KEY, Support, center_rows, interval_sums
+from infodyn_interp.energy.gauge import FIRST_KEY, Support, interval_sums
 
 WIDTHS = (0.1, 0.4, 1.6)  # kernel widths; each the fourth power of the next, so one exponential serves all
 TAUS = (2.0, 8.0, 32.0)  # memory of the track, in tokens
@@ -328,24 +328,29 @@ def pair_fields(
     wide, narrow = states[..., :rank], states[..., : columns.state_rank].contiguous()
     query = wide[:, None] @ beta[..., blocks["bilinear"]].unflatten(-1, (rank, rank))
     out = (query.flatten(1, 2) @ wide.transpose(1, 2)).view(windows, fields, length, length)
-    by_lag = torch.nn.functional.pad(beta[..., blocks["distance"]], (1, 0))
-    out += by_lag[..., _bin_of_pair(columns).to(states.device)]
+    # a band of lags, read backwards one row further each time
+    by_lag = torch.nn.functional.pad(beta[..., blocks["distance"]], (1, 0))[
+        ..., _bin_of_offset(columns).to(beta.device)
+    ]
+    out += by_lag.unfold(-1, length, 1).flip(-2)
     dense = torch.cat([beta[..., blocks["kernels"]], beta[..., blocks["track"]]], -1)
     for block in row_blocks(narrow, support.first_key):
         rows, keys = slice(block.first, block.last), slice(0, block.last)
         maps = torch.cat([block.kernels, block.tracks], 1).flatten(2)
         out[:, :, rows, keys] += (dense @ maps).view(windows, fields, -1, block.last)
-    return center_rows(out, support)
+    mask = support.mask.to(out)
+    out *= mask
+    mean = out.sum(-1, keepdim=True) * support.inverse_counts.to(out)[:, None]
+    return out.sub_(mean).mul_(mask)
 
 
 @lru_cache(maxsize=16)
-def _bin_of_pair(columns: Columns) -> Int[Tensor, "query key"]:
-    """One past the distance bin of each pair; 0 where the key is not before the query."""
-    of_lag = torch.zeros(columns.window, dtype=torch.long)
+def _bin_of_offset(columns: Columns) -> Int[Tensor, " offset"]:
+    """One past the distance bin of query minus key, from window - 1 downward; 0 where the key is not before."""
+    of_lag = torch.zeros(2 * columns.window - 1, dtype=torch.long)
     for place, (low, high) in enumerate(columns.bins):
-        of_lag[low : high + 1] = place + 1
-    step = torch.arange(columns.window)
-    return of_lag[(step[:, None] - step).clamp(min=0)]
+        of_lag[columns.window - 1 - high : columns.window - low] = place + 1
+    return of_lag
 
 
 def bin_sums(
