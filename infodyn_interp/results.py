@@ -29,6 +29,14 @@ MEANING = {
     "track": "tokens like those that earlier tokens were like: a path worn by the text so far",
     "carry": "what each query keeps of the query before it, key by key",
 }
+# What is lost below a number of fitted documents.
+FEW = (
+    (
+        20,
+        "Fewer than 20 documents: no swap gate, so nothing shows that a document's own columns beat another's.",
+    ),
+    (8, "Fewer than 8 documents: intervals are wide and cover less than they say; take verdicts as hints."),
+)
 COORDINATES = {
     "layer": ("1", "layer of the model"),
     "head": ("1", "attention head"),
@@ -218,6 +226,7 @@ def summary(result: xarray.DataTree) -> str:
         f" {fits}.",
         "Question: what makes a head look where it looks, beyond what the words alone would ask for?",
         "Gain: the share of held-out row-centred energy variance that a term explains beyond its base.",
+        *(words for least, words in FEW if about["documents"] < least),
         "",
     ]
     verdicts = table(result, "verdicts")

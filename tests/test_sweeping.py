@@ -304,3 +304,21 @@ def test_what_was_not_asked_for_is_not_there(model: Model) -> None:
 def test_nulls_and_limits_that_do_not_exist_are_refused(model: Model, wrong: dict, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         sweep(model, read(model, write_documents(20)), state_rank=4, **wrong)
+
+
+def test_a_vocabulary_of_one_token_ends_in_verdicts_not_in_a_crash(model: Model) -> None:
+    texts = read(model, ["z" * (150 + 3 * place) for place in range(14)])
+    assert len(texts.token_types()) <= 2  # the token and BOS
+    made = sweep(model, texts, layers=[1], state_rank=4, nulls=(), limits=())
+    table = idi.table(made, "verdicts")
+    assert table["reason"].str.len().gt(5).all()
+    assert not (table[table["term"] == "rhythm"]["verdict"] == "IDENTIFIED").any()
+
+
+def test_few_documents_lose_the_gate_and_the_summary_says_so_once(model: Model) -> None:
+    made = sweep(model, read(model, write_documents(14)), layers=[1], state_rank=4, nulls=(), limits=())
+    words = idi.summary(made)
+    assert made.attrs["documents"] == 6
+    assert words.count("no swap gate, so") == 1
+    assert words.count("Fewer than 8 documents") == 1
+    assert bool(np.isnan(made["verdicts"]["swap_p"].values).all())

@@ -20,8 +20,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Heads = Annotated[str | None, typer.Option(help="These heads only, as 10.3,12.0.")]
 Place = Annotated[Path, typer.Argument(help="Folder of a run, or its result.nc.")]
 
-DEMO = {"window": 256, "documents": 24}
+DEMO = {"window": 256, "documents": 24, "windows_per_document": 2, "reference_windows_per_document": 4}
 DEMO_LIMITS = "3,10,20"
+DEMO_LADDER = 12
 DEMO_NULLS = ("untrained", "shuffled_tokens", "permuted_queries", "swapped_documents")
 
 app = typer.Typer(
@@ -87,6 +88,7 @@ def sweep(
     limits: Annotated[
         str, typer.Option(help="Layers that get detection limits, as 0,10,20 or 0:30:5; all or none.")
     ] = "all",
+    ladder_documents: Annotated[int, typer.Option(min=8, help="Documents of the carry-over's ladder.")] = 96,
     heads: Heads = None,
     as_json: Json = False,
 ) -> None:
@@ -121,6 +123,7 @@ def sweep(
             "nulls": read_nulls(nulls),
             "null_share": null_share,
             "null_reference_tokens": null_reference_tokens,
+            "ladder_documents": ladder_documents,
         },
         layers=layers,
         limits=limits,
@@ -188,7 +191,7 @@ def demo(
         out,
         model={"source": "demo"},
         texts={"source": texts, **DEMO},
-        settings={"threads": threads, "nulls": DEMO_NULLS},
+        settings={"threads": threads, "nulls": DEMO_NULLS, "ladder_documents": DEMO_LADDER},
         limits=DEMO_LIMITS,
         rows=ROWS,
         rest_is_reference=True,

@@ -352,13 +352,13 @@ def filter_carry(
         rho, sill, nugget: of the other folds; variances in nats^2.
         key_variance: variance of the key effects, nats^2.
     """
-    rho, sill, nugget, key_variance = (value.double() for value in (rho, sill, nugget, key_variance))
-    gains = _gains(rho, sill, nugget, key_variance, support.window)
-    out = torch.zeros_like(residual, dtype=torch.float64)
-    innovation = torch.zeros_like(out)
+    variances = (value.double() for value in (sill, nugget, key_variance))
+    gains = _gains(rho.double(), *variances, steps=support.window).to(residual)
+    rho = rho.to(residual)
+    out, innovation = torch.zeros_like(residual), torch.zeros_like(residual)
     carry = out.new_zeros(*residual.shape[:2], support.window)
     effect = torch.zeros_like(carry)
-    values = center_rows(residual.double(), support)
+    values = center_rows(residual, support)
     key = torch.arange(support.window)
     seen_from = torch.clamp(key + support.gap, min=support.first_query)
     for query in range(support.first_query, support.window):

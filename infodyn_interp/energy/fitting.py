@@ -20,6 +20,7 @@ RIDGE = 1e-5  # of each column's square: above the rounding of the moments (1e-6
 ALIAS = (
     1e-6  # of its row-gauge square: a column with less left in the two-way gauge is an alias and is dropped
 )
+MOVED = 1e-12  # of the largest column's square: columns are of order one, below this only rounding moves them
 LEVEL = 0.95  # of intervals
 TERMS = ("prosody", "rhythm", "state", "track")
 PAIRS = ("prosody-track", "prosody-nuisance", "track-nuisance")
@@ -242,9 +243,10 @@ def solve_with_track(
 
 
 def scale_of(gram: Float[np.ndarray, "column column"]) -> Float[np.ndarray, " column"]:
-    """Each column's square, which its ridge is relative to; 1 where the texts never move it, so that it gets 0."""
+    """Each column's square, which its ridge is relative to; the largest where only rounding moves it: it gets 0."""
     square = gram.diagonal()
-    return np.where(square > 0, square, 1.0)
+    largest = float(square.max(initial=0)) or 1.0
+    return np.where(square > MOVED * largest, square, largest)
 
 
 def _fit_without(

@@ -5,6 +5,7 @@ energies and its nuisance stay its own. Columns are built once and crossed with 
 verdicts, swap gate).
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,9 +131,14 @@ def swapped_gains(
     out[:, :, 3] = np.stack([gains for gains, _ in by_document], 1)
     chosen = np.stack([choice for _, choice in by_document])
     wanted = np.ones(out.shape[2:], bool) if wanted is None else wanted
-    for row, name in enumerate(ROWS[:3]):
-        if wanted[row].any():
-            out[:, :, row] = _field_gains(crossed, columns, partner, np.where(wanted[row], chosen, -1), name)
+    rows = [row for row in range(3) if wanted[row].any()]
+
+    def of_row(row: int) -> np.ndarray:
+        return _field_gains(crossed, columns, partner, np.where(wanted[row], chosen, -1), ROWS[row])
+
+    with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), 3))) as pool:
+        for row, gains in zip(rows, pool.map(of_row, rows), strict=True):
+            out[:, :, row] = gains
     out[:, :, ~wanted] = np.nan
     return out
 

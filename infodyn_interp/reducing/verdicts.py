@@ -156,13 +156,19 @@ def _contrasts(
 ) -> dict[str, dict[str, np.ndarray]]:
     """By null: its verdicts and gains, and the model's gains less the null's on the same documents."""
     out = {}
+    folds = {null.fits[layers[0]].gain_by_fold.shape[0] for null in nulls.values()}
+    # the model's gains on the nulls' documents, from as many documents
+    own = {
+        (layer, count): fit(gathered.moments[layer].part(count)).gain_by_fold
+        for layer in layers
+        for count in folds
+    }
     for name, null in nulls.items():
         theirs = [_weigh(null, layer) for layer in layers]
         differences = []
         for layer, other in zip(layers, theirs, strict=True):
-            # the model's gains on the null's documents, from as many documents
-            own = fit(gathered.moments[layer].part(other.moments.folds)).gain_by_fold - other.fit.gain_by_fold
-            differences.append(_with_carry(own, gathered, null, layer))
+            difference = own[layer, other.moments.folds] - other.fit.gain_by_fold
+            differences.append(_with_carry(difference, gathered, null, layer))
         out[name] = _contrast(differences, _words(judge(theirs)), np.stack([one.gain for one in theirs]))
     permuted = gathered.permuted if "permuted_queries" in asked else None
     if permuted is not None and all(_estimable(one.chosen) for one in permuted.values()):
@@ -170,9 +176,9 @@ def _contrasts(
             weigh(gathered.moments[layer], permuted[layer], None, gathered.fits[layer]) for layer in layers
         ]
         differences = []
-        for layer, own, other in zip(layers, evidence, theirs, strict=True):
+        for layer, mine, other in zip(layers, evidence, theirs, strict=True):
             missing = np.full(gathered.fits[layer].gain_by_fold.shape, np.nan)
-            carry = own.carry.gain_by_fold - other.carry.gain_by_fold  # type: ignore[union-attr]
+            carry = mine.carry.gain_by_fold - other.carry.gain_by_fold  # type: ignore[union-attr]
             differences.append(np.concatenate([missing, carry[:, None]], 1))
         judged, gains = judge(theirs), np.stack([one.gain for one in theirs])
         gains[:, :-1] = np.nan

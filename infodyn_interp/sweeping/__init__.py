@@ -27,7 +27,7 @@ from infodyn_interp import reducing, results
 from infodyn_interp.energy.carry import fit_carry, lags_of
 from infodyn_interp.energy.fitting import Fit, fit
 from infodyn_interp.energy.gauge import support_of
-from infodyn_interp.energy.ladder import RANKS
+from infodyn_interp.energy.ladder import DOCUMENTS, RANKS, SUPER_FOLDS
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.energy.reference import MeanStates, Reference, SurfaceFit, choose_reference
 from infodyn_interp.energy.terms import Basis, Prosody, rhythm_code
@@ -63,6 +63,7 @@ class Settings:
     null_share: float = 1 / 3
     null_reference_tokens: int = 8_000
     limits: tuple[int, ...] = ()
+    ladder_documents: int = DOCUMENTS
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def sweep(
     null_share: float = 1 / 3,
     null_reference_tokens: int = 8_000,
     limits: Iterable[int] | None = None,
+    ladder_documents: int = DOCUMENTS,
     progress: Progress | None = None,
 ) -> xarray.DataTree:
     """Fit the energies of every head of the asked layers, and say what may be believed of them (seed 1.1, 1.2).
@@ -162,6 +164,7 @@ def sweep(
         null_share: of the folds of documents that a null reads.
         null_reference_tokens: of each null's own reference pass, at least.
         limits: the layers that get detection limits, without which nothing is ABSENT; all that are fitted by default.
+        ladder_documents: the first documents, whose first windows the carry-over's ladder reads; at least 8.
         progress: called with stage, tokens done, tokens in all.
 
     Returns:
@@ -186,6 +189,7 @@ def sweep(
         null_share,
         null_reference_tokens,
         fitted if limits is None else tuple(sorted(set(limits))),
+        ladder_documents,
     )
     _refuse(model, texts, settings)
     run = describe_run(model, texts, settings)
@@ -297,6 +301,7 @@ def gather(
             means,
             checked,
             bases,
+            settings.ladder_documents,
         )
         with_carry = settings.carry and all(
             len(lags_of(support_of(texts.window, checked.reach[layer]))) >= LEAST_LAGS
@@ -448,6 +453,10 @@ def _refuse(model: Model, texts: Texts, settings: Settings) -> None:
         raise RequestError(f"limits: layer {strange[0]} asked, the fitted layers are {list(settings.layers)}")
     if not 0 < settings.null_share <= 1:
         raise RequestError(f"null_share: {settings.null_share} asked, it lies above 0 and up to 1")
+    if settings.ladder_documents < 2 * SUPER_FOLDS:
+        raise RequestError(
+            f"ladder_documents: {settings.ladder_documents} asked, at least {2 * SUPER_FOLDS} are needed"
+        )
     for name in ("micro_batch", "threads"):
         value = getattr(settings, name)
         if value is not None and value < 1:

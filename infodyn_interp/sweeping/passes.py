@@ -33,6 +33,8 @@ from infodyn_interp.identify.swaps import cross_documents, swapped_gains
 from infodyn_interp.models import Model
 from infodyn_interp.texts import Batch
 
+FILTERED = 4  # windows at once: a filter holds several maps of each
+
 
 @dataclass(frozen=True)
 class Study:
@@ -46,6 +48,7 @@ class Study:
         strategy, means: the reference.
         checked: the parity preflight.
         bases: each layer's frozen coordinates.
+        ladder_documents: the first documents, which the ladder reads.
     """
 
     model: Model
@@ -58,6 +61,7 @@ class Study:
     means: MeanStates | None
     checked: Checked
     bases: Mapping[int, Basis]
+    ladder_documents: int = DOCUMENTS
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -111,7 +115,7 @@ class Pass:
 
     def _in_ladder(self) -> np.ndarray:
         """Windows of the batch that the ladder reads: the first of each of the first documents."""
-        return (self._batch.position == 0) & (self._batch.document < DOCUMENTS)
+        return (self._batch.position == 0) & (self._batch.document < self.study.ladder_documents)
 
 
 class Measurement(Pass):
@@ -356,10 +360,15 @@ class SecondLook(Pass):
             )
             self.gains[index].append(swapped_gains(crossed, self._columns, self._wanted[index]))
         if self.filtering:
-            self._filter(index, z, scores, surface)
+            for first in range(0, len(z), FILTERED):
+                part = slice(first, first + FILTERED)
+                of_part = None if surface is None else surface[part]
+                self._filter(index, z[part], scores[part], of_part, self._batch.fold[part])
 
-    def _filter(self, index: int, z: Tensor, scores: Tensor, surface: Tensor | None) -> None:
-        support, carry, folds = self._supports[index], self._carries[index], self._batch.fold
+    def _filter(
+        self, index: int, z: Tensor, scores: Tensor, surface: Tensor | None, folds: np.ndarray
+    ) -> None:
+        support, carry = self._supports[index], self._carries[index]
         energy = center_rows(-scores if surface is None else surface - scores, support)
         left = energy - pair_fields(z, self._pairs[index][folds], self._columns, support)
         rho, sill, nugget, total = (
@@ -369,7 +378,7 @@ class SecondLook(Pass):
         of_key = (total - sill - nugget).clamp(min=0)
         carried, innovation = filter_carry(left, rho, sill, nugget, of_key, support)
         undone = (innovation * (carried - innovation)).sum(-1) < 0
-        inverse, signs = support.inverse_counts, torch.where(undone, -1.0, 1.0)
+        inverse, signs = support.inverse_counts.to(left), torch.where(undone, -1.0, 1.0)
         for kept, size in (
             (self.series[index].magnitude, (carried.square().sum(-1) * inverse).sqrt()),
             (self.series[index].innovation, (innovation.square().sum(-1) * inverse).sqrt() * signs),
