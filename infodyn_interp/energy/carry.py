@@ -352,8 +352,8 @@ def filter_carry(
         rho, sill, nugget: of the other folds; variances in nats^2.
         key_variance: variance of the key effects, nats^2.
     """
-    variances = (value.double() for value in (sill, nugget, key_variance))
-    gains = _gains(rho.double(), *variances, steps=support.window).to(residual)
+    wide = [value.double() for value in (rho, sill, nugget, key_variance)]
+    gains = _gains(wide[0], wide[1], wide[2], wide[3], support.window).to(residual)
     rho = rho.to(residual)
     out, innovation = torch.zeros_like(residual), torch.zeros_like(residual)
     carry = out.new_zeros(*residual.shape[:2], support.window)
