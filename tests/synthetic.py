@@ -514,7 +514,7 @@ def make_ablation(
     data = {"intact": variable(("measure",), 10 * scale, "1", "the intact model's")}
     for name, values, dims in (
         ("removed", removed, ()),
-        ("placebo", placebo, ("kind", "placebo")),
+        ("placebo", placebo, ("kind", "draw")),
         ("difference", by_kind.mean(0), ()),
         ("difference_by_kind", by_kind, ("kind",)),
     ):

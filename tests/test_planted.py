@@ -43,7 +43,7 @@ class Bench:
     @functools.cache  # noqa: B019 - one bench a run
     def states(self, layer: int) -> list[np.ndarray]:
         basis = self.clean.bases[layer]
-        mean, components = basis.mean.double().numpy(), basis.components.double().numpy()
+        mean, components = basis.mean.double().numpy(), basis.components[:, : basis.rank].double().numpy()
         inputs = planting.attention_inputs(self.model, self.windows, layer)
         return [(x - mean) @ components for x in inputs]
 
@@ -60,7 +60,9 @@ class Bench:
             for window, field in zip(self.windows, fields, strict=True)
         }
         with planting.planted(self.model, layer, energies):
-            again = gather(self.model, self.texts, Settings((layer,)), checked=self.clean.checked)
+            again = gather(
+                self.model, self.texts, Settings((layer,), carry=False), checked=self.clean.checked
+            )
         return again.moments[layer], fit(again.moments[layer]), factor
 
 
@@ -74,7 +76,7 @@ def bench(demo_model: Model) -> Bench:
         documents=24,
         reference_documents=20,
     )
-    clean = gather(demo_model, texts, Settings(LAYERS))
+    clean = gather(demo_model, texts, Settings(LAYERS, carry=False))
     return Bench(demo_model, texts, clean, planting.windows_of(texts))
 
 

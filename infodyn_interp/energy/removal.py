@@ -148,7 +148,7 @@ def ablate(
         {
             "intact": _label(("measure",), intact.mean(0), "the intact model's", BY_MEASURE),
             **_intervals("removed", removed, ("measure",), "change where the term is removed"),
-            **_intervals("placebo", placebo, ("kind", "placebo", "measure"), "change under a placebo"),
+            **_intervals("placebo", placebo, ("kind", "draw", "measure"), "change under a placebo"),
             **difference,
             **_intervals(
                 "difference_by_kind",

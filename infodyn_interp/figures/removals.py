@@ -44,7 +44,7 @@ def ablation(dataset: xarray.Dataset, width: str = "column") -> Plate:
         ax.axvline(0, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
         _draw(ax, here, "removed", np.array([0.0]), DARK, large=True)
         for row, kind in enumerate(kinds, 1):
-            places = row + 0.76 * ((np.arange(here.sizes["placebo"]) + 0.5) / here.sizes["placebo"] - 0.5)
+            places = row + 0.76 * ((np.arange(here.sizes["draw"]) + 0.5) / here.sizes["draw"] - 0.5)
             _draw(ax, here.sel(kind=kind), "placebo", places, PALE, large=False)
         _draw(ax, here, "difference", np.array([len(names) - 1.0]), WARM, large=True)
         ax.axhline(len(names) - 1.5, color=".8", linewidth=0.5)

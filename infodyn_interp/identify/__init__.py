@@ -5,6 +5,7 @@ from importlib import import_module
 _ROOMS = {
     "Variograms": "evidence",
     "Verdict": "verdict",
+    "detection_limits": "limits",
     "fisher_spectrum": "spectrum",
     "judge": "verdict",
     "profile_rho": "profile",

@@ -1,5 +1,6 @@
 from infodyn_interp.identify.evidence import Variograms as Variograms
 from infodyn_interp.identify.evidence import weigh as weigh
+from infodyn_interp.identify.limits import detection_limits as detection_limits
 from infodyn_interp.identify.profile import profile_rho as profile_rho
 from infodyn_interp.identify.profile import profile_track as profile_track
 from infodyn_interp.identify.spectrum import fisher_spectrum as fisher_spectrum

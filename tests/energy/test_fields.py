@@ -22,7 +22,7 @@ from infodyn_interp.texts import read_pieces
 def study(tiny_tokenizer, tmp_path_factory):
     model = open_model(families.build("gemma2"), tokenizer=tiny_tokenizer)
     out = tmp_path_factory.mktemp("fields")
-    sweep(model, read(model, write_documents(20)), state_rank=3, out=out)
+    sweep(model, read(model, write_documents(20)), state_rank=3, out=out, carry=False, nulls=(), limits=())
     basis = open_result(out)["basis"].to_dataset()
     pieces = read_pieces(tiny_tokenizer)
     tokens = families.windows(2, WINDOW, seed=5)

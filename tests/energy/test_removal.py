@@ -460,7 +460,7 @@ def test_documents_are_the_unit_and_intervals_are_theirs(llama: Model, study: tu
     windows = single["removed_by_document"].values
     by_document = np.stack([windows[2:4].mean(0), windows[:2].mean(0), windows[4:].mean(0)])
     np.testing.assert_allclose(found["removed_by_document"], by_document, atol=1e-6)
-    difference = by_document - found["placebo_by_document"].mean("placebo").mean("kind").values
+    difference = by_document - found["placebo_by_document"].mean("draw").mean("kind").values
     np.testing.assert_allclose(found["difference_by_document"], difference, atol=1e-6)
     half = scipy.stats.t.ppf(0.975, 2) * difference.std(0, ddof=1) / np.sqrt(3)
     np.testing.assert_allclose(found["difference_low"], difference.mean(0) - half, atol=1e-6)
@@ -468,14 +468,14 @@ def test_documents_are_the_unit_and_intervals_are_theirs(llama: Model, study: tu
     covers = difference.mean(0)[0] - half[0] <= 0 <= difference.mean(0)[0] + half[0]
     assert bool(found["no_causal_effect"]) == covers
     assert found["measure"].values.tolist() == list(MEASURES)
-    assert found.sizes["placebo"] == 2
+    assert found.sizes["draw"] == 2
     assert found["kind"].values.tolist() == list(KINDS)
 
 
 def test_other_documents_give_no_more_placebos_than_they_have_windows(llama: Model, study: tuple) -> None:
     result, tokens = study
     two = ablate(llama, batch_of(tokens[:3], [0, 0, 1]), result, placebos=3)
-    missing = two["placebo"].sel(kind="other_document").isnull().sum("placebo")
+    missing = two["placebo"].sel(kind="other_document").isnull().sum("draw")
     assert missing.values.tolist() == [2, 2, 2, 2]
     assert np.isfinite(two["difference_by_kind"]).all()
     one = ablate(llama, batch_of(tokens[:3], [5, 5, 5]), result, placebos=2)
@@ -491,7 +491,7 @@ def test_chunks_change_nothing(llama: Model, study: tuple, monkeypatch: pytest.M
     monkeypatch.setattr(removal, "CHUNK", 1)
     xarray.testing.assert_allclose(ablate(llama, tokens, result, placebos=2, seed=3), whole, atol=1e-5)
     other = ablate(llama, tokens, result, placebos=2, seed=4)
-    gap = abs(other["placebo"] - whole["placebo"]).max(("placebo", "measure"))
+    gap = abs(other["placebo"] - whole["placebo"]).max(("draw", "measure"))
     assert gap.sel(kind="permuted") > 1e-5 > gap.sel(kind="other_document")
 
 
@@ -572,7 +572,7 @@ def coverage_of_placebos(
         tokens = families.windows(documents, window, seed=10_000 * (seed + 1) + run)
         found = ablate(model, tokens, result, placebos=2, seed=run, checked=checked)
         loss = found["placebo_by_document"].sel(measure="loss")
-        pairs = loss.isel(placebo=0) - loss.isel(placebo=1)
+        pairs = loss.isel(draw=0) - loss.isel(draw=1)
         for kind in KINDS:
             gap = pairs.sel(kind=kind).values
             covered[kind] += abs(gap.mean()) <= scipy.stats.sem(gap) * scipy.stats.t.ppf(0.975, documents - 1)
