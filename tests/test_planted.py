@@ -74,7 +74,7 @@ def bench(demo_model: Model) -> Bench:
         windows_per_document=1,
         reference_windows_per_document=1,
         documents=24,
-        reference_documents=20,
+        reference_documents=12,
     )
     clean = gather(demo_model, texts, Settings(LAYERS, carry=False))
     return Bench(demo_model, texts, clean, planting.windows_of(texts))
