@@ -21,7 +21,7 @@ Heads = Annotated[str | None, typer.Option(help="These heads only, as 10.3,12.0.
 Place = Annotated[Path, typer.Argument(help="Folder of a run, or its result.nc.")]
 
 # One window a document: six minutes on two cores, most of them forward passes.
-DEMO = {"window": 256, "documents": 24, "windows_per_document": 1, "reference_windows_per_document": 8}
+DEMO = {"window": 256, "documents": 24, "windows_per_document": 1, "reference_windows_per_document": 12}
 DEMO_LIMITS = "3,10,20"
 DEMO_LADDER = 12
 DEMO_NULLS = ("untrained", "shuffled_tokens", "permuted_queries", "swapped_documents")
