@@ -4,8 +4,8 @@ Documents are the statistical unit: every fit leaves one fold of documents out a
 the left-out fold's row-centred energy variance, so a term that explains nothing has a gain around or below 0.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import scipy.linalg
@@ -335,6 +335,16 @@ def share_of(
     return np.divide(part, square, out=np.full(square.shape, np.nan), where=square > 0)
 
 
+def explained_share(
+    gram: np.ndarray,
+    cross: np.ndarray,
+    square: Float[np.ndarray, " head"],
+    beta: Float[np.ndarray, "column head"],
+) -> Float[np.ndarray, " head"]:
+    """Squares that coefficients explain of energies with these products, as a share of `square`."""
+    return share_of((2 * (beta * cross) - beta * (gram @ beta)).sum(0), square)
+
+
 @dataclass(frozen=True)
 class _Scores:
     gain: np.ndarray
@@ -347,16 +357,7 @@ def _score(
     train: _Trained, left: dict[str, tuple[np.ndarray, np.ndarray]], square: np.ndarray, columns: Columns
 ) -> _Scores:
     """Held-out gains of one training set on the fold it left out."""
-
-    def drop(gauge: str) -> Callable[[np.ndarray], np.ndarray]:
-        gram, cross = left[gauge]
-
-        def explained(beta: np.ndarray) -> np.ndarray:
-            return share_of((2 * (beta * cross) - beta * (gram @ beta)).sum(0), square)
-
-        return explained
-
-    row, within = drop("row"), drop("within")
+    row, within = (partial(explained_share, *left[gauge], square) for gauge in ("row", "within"))
     full, base = row(train.full), {name: row(beta) for name, beta in train.without.items()}
     bare = within(train.nuisance_within)
     tracks = np.stack([within(beta) - bare for beta in train.tracks_within])

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from infodyn_interp.energy.carry import LAGS, Carry, Variogram, fit_carry, fit_variogram
+from infodyn_interp.energy.carry import Carry, Variogram, fit_carry, fit_variogram
 from infodyn_interp.identify.resample import lower_bound, one_sided_p
 from infodyn_interp.identify.verdict import (
     LEAST_SILL,
     LEAST_SILL_NINE,
     MOST_MISFIT,
     MOST_RHO_SHIFT,
+    RHO_ABOVE,
     RHO_BELOW,
-    RHO_TOP_LAGS,
 )
 
 USUAL_RHO = 0.7  # of the injected field
@@ -48,7 +48,7 @@ class CarryInjection:
 
 def _rho_known(carry: Carry) -> Bool[np.ndarray, " head"]:
     interval = carry.rho_interval
-    return (interval.low > RHO_BELOW) & (interval.high < 1 - RHO_TOP_LAGS / max(LAGS))
+    return (interval.low > RHO_BELOW) & (interval.high < RHO_ABOVE)
 
 
 def carry_rates(

@@ -16,8 +16,8 @@ from infodyn_interp.identify.injection import (
     solve_with_tracks,
     train,
 )
-from infodyn_interp.identify.replanting import Layer, believed, places_of
-from infodyn_interp.identify.resample import OTHER, PARTS
+from infodyn_interp.identify.replanting import Layer, believed
+from infodyn_interp.identify.resample import OTHER, PARTS, places_of
 
 
 def draw_fields(

@@ -92,12 +92,6 @@ class Layer:
         return ridge_scales(self.row, self.training)
 
 
-def places_of(columns: Columns, name: str) -> Int[np.ndarray, " part"]:
-    """The columns of one of `PARTS`."""
-    every = np.arange(columns.count)
-    return np.concatenate([every[columns.blocks[part]] for part in PARTS[name]])
-
-
 def columns_removed(columns: Columns, rows: Sequence[str]) -> Bool[np.ndarray, "row column"]:
     """Which columns each verdict row's term is made of."""
     names = {**PARTS, "track": ("track",)}

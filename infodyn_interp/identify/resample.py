@@ -7,8 +7,16 @@ import scipy.stats
 from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 
-from infodyn_interp.energy.fitting import ALIAS, System, choose_track, scale_of, share_of, solve_with_track
+from infodyn_interp.energy.fitting import (
+    ALIAS,
+    System,
+    choose_track,
+    explained_share,
+    scale_of,
+    solve_with_track,
+)
 from infodyn_interp.energy.moments import Moments, unpack
+from infodyn_interp.energy.terms import Columns
 
 SPLITS = 20
 ONE_SIDED = 0.95  # of the bounds a gain must keep above 0
@@ -40,13 +48,10 @@ def first_halves(folds: int, splits: int = SPLITS) -> list[Int[np.ndarray, " fol
     return [np.sort(generator.permutation(folds)[: folds // 2]) for _ in range(splits)]
 
 
-def _explained(gram: np.ndarray, cross: np.ndarray, square: np.ndarray, beta: np.ndarray) -> np.ndarray:
-    return share_of((2 * (beta * cross) - beta * (gram @ beta)).sum(0), square)
-
-
-def _places(moments: Moments, name: str) -> Int[np.ndarray, " part"]:
-    blocks = moments.columns.blocks
-    return np.concatenate([np.arange(blocks[part].start, blocks[part].stop) for part in PARTS[name]])
+def places_of(columns: Columns, name: str) -> Int[np.ndarray, " part"]:
+    """The columns of one of `PARTS`."""
+    every = np.arange(columns.count)
+    return np.concatenate([every[columns.blocks[part]] for part in PARTS[name]])
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -70,7 +75,7 @@ def split_half(moments: Moments) -> Float[np.ndarray, "row head"]:
         other = tuple(all_of - part for all_of, part in zip(whole, mine, strict=True))
         (field, track), (other_field, other_track) = (_fit_half(moments, *half) for half in (mine, other))
         for place, name in enumerate(PARTS):
-            part = _places(moments, name)
+            part = places_of(moments.columns, name)
             out[place] += _correlation(field[part], other_field[part], gram[np.ix_(part, part)])
         out[-1] += _correlation(track, other_track, within)
     return out / SPLITS
@@ -87,7 +92,7 @@ def _fit_half(
     row = System.of(gram, cross, n, scale)
     track = np.zeros_like(cross_within)
     track[tracks[chosen], np.arange(len(c))] = c
-    return solve_with_track(row, _places(moments, "prosody"), int(tracks[0]), chosen), track
+    return solve_with_track(row, places_of(moments.columns, "prosody"), int(tracks[0]), chosen), track
 
 
 def _correlation(
@@ -141,7 +146,7 @@ def growing_base(
         scale = scale_of(total.gram(0) - moments.gram(fold))[: len(gram)]
         square = moments.square(fold)[wanted]
 
-        explained = partial(_explained, left, left_cross, square)
+        explained = partial(explained_share, left, left_cross, square)
         gains = []
         if row == "track":
             tracks = np.arange(len(gram))[blocks["track"]]
@@ -151,13 +156,13 @@ def growing_base(
                 mine = np.stack(fits)[chosen, :, heads].T
                 gains.append(explained(mine) - explained(system.solve(np.arange(0))))
         else:
-            part = _places(moments, row)
+            part = places_of(moments.columns, row)
             for stop in (0, *stops):
                 system = System.of(gram, cross, stop, scale)
                 gains.append(explained(system.solve(part)) - explained(system.solve(np.arange(0))))
             base = np.arange(0)
             for name in ("", OTHER.get(row, "")):
-                base = _places(moments, name) if name else base
+                base = places_of(moments.columns, name) if name else base
                 with_part = np.concatenate([base, part])
                 fits = [
                     solve_with_track(system, places, blocks["track"].start, chosen_without[fold])

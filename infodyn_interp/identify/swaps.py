@@ -125,8 +125,7 @@ def swapped_gains(
     documents = len(crossed.own_row)
     at = np.arange(documents)
     partner = (at[:, None] + at) % documents  # [document, shift]
-    tracks = crossed.tracks_within[at[:, None], partner]  # [document, shift, both, track]
-    by_document = [_track_gains(crossed, columns, tracks, partner, place) for place in range(documents)]
+    by_document = _track_gains(crossed, columns, partner)
     out = np.zeros((documents, documents, len(ROWS), crossed.own_row.shape[1] - columns.within))
     out[:, :, 3] = np.stack([gains for gains, _ in by_document], 1)
     chosen = np.stack([choice for _, choice in by_document])
@@ -149,37 +148,64 @@ def swap_p(gains: Float[np.ndarray, "shift document row head"]) -> Float[np.ndar
     return np.where(np.isnan(mean[0]), np.nan, (1 + (mean[1:] >= mean[0]).sum(0)) / len(mean))
 
 
-def _left_out(values: np.ndarray, document: int) -> np.ndarray:
-    return values.sum(0) - values[document]
+@dataclass(frozen=True)
+class _Left:
+    """Something of each document, and of all others."""
+
+    of_each: np.ndarray
+    total: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "_Left":
+        return cls(values, values.sum(0))
+
+    def without(self, document: int) -> np.ndarray:
+        return self.total - self.of_each[document]
 
 
 def _track_gains(
-    crossed: Crossed, columns: Columns, tracks: np.ndarray, partner: np.ndarray, document: int
+    crossed: Crossed, columns: Columns, partner: np.ndarray
+) -> list[tuple[Float[np.ndarray, "shift head"], Int[np.ndarray, " head"]]]:
+    """By document, the gain of each shift's best track, and the documents' own choice."""
+    at, place = np.arange(len(partner)), slice(columns.nuisance.stop, columns.within)
+    own = _Left.of(crossed.own_within)
+    diagonal = _Left.of(crossed.own_row.diagonal(axis1=1, axis2=2))
+    tracks = _Left.of(crossed.tracks_within[at[:, None], partner])  # [document, shift, both, track]
+    square = _Left.of(own.of_each.diagonal(axis1=1, axis2=2)[:, place][partner])  # [document, shift, track]
+    size = _Left.of(diagonal.of_each[:, place][partner])
+    return [_track_gain(own, diagonal, tracks, square, size, columns, document) for document in at.tolist()]
+
+
+def _track_gain(
+    own: _Left, diagonal: _Left, tracks: _Left, square: _Left, size: _Left, columns: Columns, document: int
 ) -> tuple[Float[np.ndarray, "shift head"], Int[np.ndarray, " head"]]:
-    """Gain on one document of each shift's best track, and the documents' own choice."""
+    """Gain on one document of each shift's best track, and the documents' own choice.
+
+    Args:
+        own: pair columns and heads with themselves within keys; `diagonal` their squares in the row gauge.
+        tracks: by shift, pair columns and heads with the partner's tracks within keys.
+        square, size: by shift, the partner's tracks' squares within keys and in the row gauge.
+        document: the one left out.
+    """
     n, within = columns.nuisance.stop, columns.within
-    shifts, heads = partner.shape[1], crossed.own_row.shape[1] - within
-    own, here = _left_out(crossed.own_within, document), crossed.own_within[document]
-    scale = scale_of(_left_out(crossed.own_row, document)[:within, :within])
-    place = slice(n, within)
-    square = crossed.own_within[:, place, place]
-    trained = _left_out(tracks, document)  # [shift, both, track]
-    train_square = square[partner].sum(0) - square[partner[document]]  # [shift, track, track]
-    ridge = RIDGE * _left_out(crossed.own_row.diagonal(axis1=1, axis2=2)[:, place][partner], document)
-    factor = scipy.linalg.cholesky(own[:n, :n] + np.diag(RIDGE * scale[:n]), lower=True)
-    right = np.concatenate([own[:n, within:], trained[:, :n].transpose(1, 0, 2).reshape(n, -1)], 1)
+    gram, here, trained = own.without(document), own.of_each[document], tracks.without(document)
+    shifts, heads = len(trained), len(gram) - within
+    scale = scale_of(np.diag(diagonal.without(document)[:within]))
+    ridge = RIDGE * size.without(document)
+    factor = scipy.linalg.cholesky(gram[:n, :n] + np.diag(RIDGE * scale[:n]), lower=True)
+    right = np.concatenate([gram[:n, within:], trained[:, :n].transpose(1, 0, 2).reshape(n, -1)], 1)
     whitened = scipy.linalg.solve_triangular(factor, right, lower=True)
     back = scipy.linalg.solve_triangular(factor, whitened, lower=True, trans=1)
     base, through = back[:, :heads], back[:, heads:].reshape(n, shifts, -1)
     w_heads, w_tracks = whitened[:, :heads], whitened[:, heads:].reshape(n, shifts, -1)
-    left = train_square.diagonal(axis1=1, axis2=2) + ridge - (w_tracks**2).sum(0)
+    left = square.without(document) + ridge - (w_tracks**2).sum(0)
     cross = trained[:, within:].transpose(0, 2, 1) - np.einsum("nst,nh->sth", w_tracks, w_heads)
     alive = left > ALIAS * ridge / RIDGE
     c = np.where(alive[..., None], cross / np.where(alive, left, 1)[..., None], 0)
     chosen = (c * cross).argmax(1)  # [shift, head]
     c = np.take_along_axis(c, chosen[:, None], 1)[:, 0]
     # on the document left out: the track's column less what the nuisance predicts of it
-    theirs = tracks[document]
+    theirs = tracks.of_each[document]
     with_n = theirs[:, :n] - np.einsum("nm,mst->snt", here[:n, :n], through)
     a = (
         theirs[:, within:].transpose(0, 2, 1)
@@ -187,13 +213,13 @@ def _track_gains(
         - np.einsum("snt,nh->sth", with_n, base)
     )
     b = (
-        square[partner[document]].diagonal(axis1=1, axis2=2)
+        square.of_each[document]
         - np.einsum("nst,snt->st", through, theirs[:, :n])
         - np.einsum("nst,snt->st", through, with_n)
     )
     a = np.take_along_axis(a, chosen[:, None], 1)[:, 0]
     b = np.take_along_axis(b, chosen, 1)
-    energy = crossed.own_row[document].diagonal()[within:]
+    energy = diagonal.of_each[document, within:]
     return np.stack([share_of(2 * c[s] * a[s] - c[s] ** 2 * b[s], energy) for s in range(shifts)]), chosen[0]
 
 
@@ -239,21 +265,6 @@ def _field_gains(
             found = _block_gain(*sums, heads, square, document, mine)
             out[:, document, mine] = found / energy[document, mine]
     return out
-
-
-@dataclass(frozen=True)
-class _Left:
-    """Something of each document, and of all others."""
-
-    of_each: np.ndarray
-    total: np.ndarray
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "_Left":
-        return cls(values, values.sum(0))
-
-    def without(self, document: int) -> np.ndarray:
-        return self.total - self.of_each[document]
 
 
 def _block_gain(

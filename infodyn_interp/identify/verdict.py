@@ -19,10 +19,7 @@ SWAP_LEVEL = 0.05  # p of the swap gate: 1 / 20, so the true columns must beat a
 LEAST_GAIN = 0.005  # of a term that is worth a name: half a percent of held-out energy variance
 LEAST_SPLIT_HALF = 0.7  # half the documents must bring back half the variance of the field the others give
 LEAST_TRACK_LEFT = 0.15  # below it a track is key-only to all intents and cannot be told from P
-RHO_BELOW, RHO_TOP_LAGS = (
-    0.05,
-    1,
-)  # rho's interval lies inside (.05, 1 - 1 / longest lag): else noise, or a key effect
+RHO_BELOW, RHO_ABOVE = 0.05, 1 - 1 / max(LAGS)  # rho's interval lies between: else noise, or a key effect
 MOST_MISFIT = 0.1  # of the variogram, RMS over RMS
 LEAST_SILL = 0.05  # share of row-centred energy variance
 MOST_RHO_SHIFT = 0.15  # of rho once all nine tracks are taken out
@@ -30,7 +27,6 @@ LEAST_SILL_NINE = 0.5  # of the sill that must survive all nine tracks
 LEAST_SILL_LADDER = 0.5  # of the sill that must survive the ladder's highest rank
 DISCOVERY = 0.05  # false discovery rate of a verdict row over the layers and heads of a run
 SMALL = 0.10  # detection limit at which an absence may be called one
-GATE_DOCUMENTS = 20  # fewer, and there is no swap gate
 
 
 class Verdict(StrEnum):
@@ -83,6 +79,11 @@ class Judgement:
     q: Float[np.ndarray, "layer row head"]
     tests: np.ndarray
     cutoff: Float[np.ndarray, " row"]
+
+    @property
+    def words(self) -> np.ndarray:
+        """Verdicts as plain strings, as files hold them."""
+        return self.verdict.astype(str).astype(object)
 
 
 def judge(
@@ -147,7 +148,7 @@ def verdicts(
     advice = np.vectorize(lambda verdict: verdict.advice, otypes=[object])(judged.verdict)
     return xarray.Dataset(
         {
-            "verdict": (dims, judged.verdict.astype(str).astype(object)),
+            "verdict": (dims, judged.words),
             "reason": (dims, judged.reason),
             "advice": (dims, advice),
             "confounder": (dims, judged.confounder),
@@ -247,10 +248,13 @@ class _Case:
             return Verdict.CONFOUNDED, f"bound {nine:.3f} <= 0 once all nine tracks are taken out", "track"
         rho = float(evidence.carry.rho[head])
         low, high = (float(getattr(evidence.carry.rho_interval, end)[head]) for end in ("low", "high"))
-        top = 1 - RHO_TOP_LAGS / max(LAGS)
         interval = f"rho {rho:.2f} [{low:.2f}, {high:.2f}]"
-        if not high < top:
-            return Verdict.CONFOUNDED, f"{interval} reaches {top:.2f}: as good as constant", "key effects"
+        if not high < RHO_ABOVE:
+            return (
+                Verdict.CONFOUNDED,
+                f"{interval} reaches {RHO_ABOVE:.2f}: as good as constant",
+                "key effects",
+            )
         if not low > RHO_BELOW:
             return Verdict.CONFOUNDED, f"{interval} reaches {RHO_BELOW}: as good as no memory", "white noise"
         ladder = self._at("ladder_ratio")
