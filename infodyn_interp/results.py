@@ -16,6 +16,7 @@ from infodyn_interp.errors import RequestError, RunError, one_line
 
 FILE = "result.nc"
 TABLES = ("verdicts", "terms", "carry", "nulls", "reference", "energy", "cost")
+GROUPS = {"nulls": "verdicts"}  # of a table that is not named after its group
 # What a term has of its own, beyond what all terms share.
 OWN = {
     "rhythm": ("gain_without_state", "rhythm_tail"),
@@ -154,10 +155,9 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
     }
     if name not in makers:
         raise RequestError(f"table {name}: there is none; the tables are {', '.join(TABLES)}")
-    group = "verdicts" if name == "nulls" else name
-    if group not in result.children or (name == "nulls" and "null" not in result[group].dims):
+    if not _holds(result, name):
         raise RequestError(f"table {name}: this result has no group {name}")
-    made = makers[name](result[group].to_dataset())
+    made = makers[name](result[GROUPS.get(name, name)].to_dataset())
     order = [dim for dim in ("null", "layer", "head", "term", "stage") if dim in made.dims]
     frame = made.to_dataframe(dim_order=order).reset_index()
     for key in ("null", "term", "stage"):
@@ -168,6 +168,12 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         frame = frame[pd.MultiIndex.from_frame(frame[["layer", "head"]]).isin(keep)].reset_index(drop=True)
     frame.attrs = {"units": {str(key): _units(made[key]) for key in frame.columns}}
     return frame
+
+
+def _holds(result: xarray.DataTree, name: str) -> bool:
+    """Whether a result has what a table is made of."""
+    group = GROUPS.get(name, name)
+    return group in result.children and (name != "nulls" or "null" in result[group].dims)
 
 
 def choose_heads(result: xarray.DataTree, heads: Heads = None) -> list[tuple[int, int]]:
@@ -268,7 +274,7 @@ def _about_term(term: str, rows: pd.DataFrame, terms: pd.DataFrame) -> list[str]
 
 
 def _about_nulls(result: xarray.DataTree) -> list[str]:
-    if "null" not in result["verdicts"].dims:
+    if not _holds(result, "nulls"):
         return []
     nulls = table(result, "nulls")
     lines = [
@@ -291,8 +297,7 @@ def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path
     """Write every table as `folder/NAME.parquet` (units in the file's metadata) and return the paths."""
     files = []
     for name in TABLES:
-        group = "verdicts" if name == "nulls" else name
-        if group in result.children and (name != "nulls" or "null" in result[group].dims):
+        if _holds(result, name):
             files.append(Path(folder) / f"{name}.parquet")
             with _whole(files[-1]) as beside:
                 table(result, name).to_parquet(beside, engine="pyarrow")

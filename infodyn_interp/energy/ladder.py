@@ -70,7 +70,7 @@ class LadderMoments:
         """
         packed, wide = self._open("r"), self.columns
         total, crossed = packed.sum(0), self.cross.sum(0)
-        heads = self.cross.shape[2]
+        heads, count = self.cross.shape[2], wide.within - wide.blocks["track"].start
         shape = (SUPER_FOLDS, len(ranks), heads, wide.within)
         out = {"chosen": np.zeros(shape), "nine": np.zeros(shape)}
         for fold in range(SUPER_FOLDS):
@@ -78,9 +78,7 @@ class LadderMoments:
             for rung, rank in enumerate(ranks):
                 kept = self._columns_at(rank)
                 here = gram[np.ix_(kept, kept)]
-                tracks = np.arange(
-                    len(kept) - len(range(*wide.blocks["track"].indices(wide.within))), len(kept)
-                )
+                tracks = np.arange(len(kept) - count, len(kept))
                 system = System.of(here, cross[kept], int(tracks[0]), scale_of(here))
                 own = solve_with_track(system, np.arange(0), int(tracks[0]), chosen)
                 out["chosen"][fold, rung][:, kept] = own.T

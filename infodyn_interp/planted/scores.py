@@ -1,7 +1,7 @@
 """A real model whose scores get a planted term, or lose their own: truth to look for where nothing else is simple."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -80,8 +80,7 @@ def planted_term(
         planted = factor[:, None, None] * torch.from_numpy(field)[:, None]
         return planted.to(attention_input.device) - own.energy(states, tokens)
 
-    with ExitStack() as stack:
-        stack.enter_context(bent_scores(model, [layer], energy))
+    with bent_scores(model, [layer], energy):
         yield
 
 

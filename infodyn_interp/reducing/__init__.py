@@ -14,7 +14,7 @@ from infodyn_interp.energy.reference import SurfaceFit
 from infodyn_interp.energy.terms import TAUS, WIDTHS, rhythm_of_codes
 from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
 from infodyn_interp.reducing.structure import label_profile, label_spectrum
-from infodyn_interp.reducing.verdicts import label_carry, label_verdicts
+from infodyn_interp.reducing.verdicts import label_carry, label_verdicts, weigh_gathered
 
 if TYPE_CHECKING:
     from infodyn_interp.sweeping import Gathered, Settings
@@ -39,7 +39,7 @@ def reduce(
         head_width: of the model, for the seed's unit (`U` is sqrt(d) times the energy in nats).
         reference: the name of the surface.
         nulls: what was gathered of each null.
-        settings: of the run: the nulls and the limits that are wanted.
+        settings: of the run: the nulls, the limits and the series that are wanted.
     """
     layers = sorted(gathered.moments)
     fits = gathered.fits
@@ -53,10 +53,11 @@ def reduce(
         "/energy": _energy(fits, layers, surfaces, head_width, reference),
         "/terms": _terms(gathered, fits, layers),
     }
-    groups |= label_verdicts(gathered, nulls, settings, layers)
+    evidence = [weigh_gathered(gathered, layer) for layer in layers]
+    groups |= label_verdicts(gathered, evidence, nulls, settings, layers)
     structure = {"/spectrum": label_spectrum(gathered, layers), "/profile": label_profile(gathered, layers)}
     if gathered.variograms is not None:
-        groups["/carry"] = label_carry(gathered, layers)
+        groups["/carry"] = label_carry(gathered, evidence, layers, settings.series)
     return {name: group.assign_coords(grid) for name, group in groups.items()} | structure
 
 
@@ -79,7 +80,7 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
         ),
         **interval(
             "gain",
-            of_layers(layers, {layer: fits[layer].gain for layer in layers}),
+            of_layers([fits[layer].gain for layer in layers]),
             dims,
             "1",
             "share of held-out energy variance the term explains over its base",
@@ -87,7 +88,7 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
         ),
         **interval(
             "marginal_gain",
-            of_layers(layers, {layer: fits[layer].marginal_gain for layer in layers}),
+            of_layers([fits[layer].marginal_gain for layer in layers]),
             dims,
             "1",
             "held-out share over nothing (track: over distance)",
@@ -96,14 +97,14 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
         "gain_by_fold": label(("layer", "fold", "term", "head"), by_fold, "1", "held-out gain of each fold"),
         **interval(
             "gain_without_state",
-            of_layers(layers, {layer: Estimate.of_folds(fits[layer].gain_alone_by_fold) for layer in layers}),
+            of_layers([Estimate.of_folds(fits[layer].gain_alone_by_fold) for layer in layers]),
             GRID,
             "1",
             "rhythm's held-out share over nuisance and track alone",
         ),
         **interval(
             "rhythm_tail",
-            of_layers(layers, {layer: _tail(fits[layer], columns, counts) for layer in layers}),
+            of_layers([_tail(fits[layer], columns, counts) for layer in layers]),
             GRID,
             "nats",
             "rhythm field's energy at tokens, 99 % quantile minus median",
@@ -111,11 +112,7 @@ def _terms(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
         **interval(
             "track_coefficient",
             of_layers(
-                layers,
-                {
-                    layer: Estimate.of_jackknife(fits[layer].track, fits[layer].track_without)
-                    for layer in layers
-                },
+                [Estimate.of_jackknife(fits[layer].track, fits[layer].track_without) for layer in layers]
             ),
             GRID,
             "nats per unit of track",

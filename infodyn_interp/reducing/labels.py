@@ -1,6 +1,6 @@
 """Variables of a result: values with dimensions, unit and words."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import xarray
@@ -33,11 +33,8 @@ def interval(
     return out
 
 
-def of_layers(layers: Sequence[int], estimates: Mapping[int, Estimate]) -> Estimate:
-    """Estimates of the layers, layer first."""
+def of_layers(estimates: Sequence[Estimate]) -> Estimate:
+    """Estimates of the layers as one, layer first."""
     return Estimate(
-        *(
-            np.stack([getattr(estimates[layer], part) for layer in layers])
-            for part in ("value", "low", "high", "t")
-        )
+        *(np.stack([getattr(one, part) for one in estimates]) for part in ("value", "low", "high", "t"))
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import xarray
+from jaxtyping import Float
 
 from infodyn_interp.energy.carry import Carry, Variogram, fit_carry
 from infodyn_interp.energy.fitting import Estimate, fit
@@ -14,8 +15,8 @@ from infodyn_interp.identify import verdict as rules
 from infodyn_interp.identify.evidence import ROWS, Evidence, weigh
 from infodyn_interp.identify.limits import Limits, detection_limits
 from infodyn_interp.identify.swaps import swap_p
-from infodyn_interp.identify.verdict import Judgement, judge
-from infodyn_interp.reducing.labels import GRID, interval, label
+from infodyn_interp.identify.verdict import judge
+from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
 
 if TYPE_CHECKING:
     from infodyn_interp.sweeping import Gathered, Settings
@@ -28,10 +29,13 @@ THRESHOLDS = (
 
 
 def label_verdicts(
-    gathered: "Gathered", nulls: Mapping[str, "Gathered"], settings: "Settings", layers: Sequence[int]
+    gathered: "Gathered",
+    evidence: Sequence[Evidence],
+    nulls: Mapping[str, "Gathered"],
+    settings: "Settings",
+    layers: Sequence[int],
 ) -> dict[str, xarray.Dataset]:
     """Groups `/verdicts`, of the model and of each null beside it, and `/limits` where limits were asked for."""
-    evidence = [_weigh(gathered, layer) for layer in layers]
     judged, limits = judge(evidence), None
     groups = {}
     if settings.limits:
@@ -56,9 +60,7 @@ def label_verdicts(
         return np.stack([getattr(one, name) for one in evidence])
 
     variables = {
-        "verdict": label(
-            TERM_GRID, judged.verdict.astype(str).astype(object), "verdict", "what may be said of the term"
-        ),
+        "verdict": label(TERM_GRID, judged.words, "verdict", "what may be said of the term"),
         "reason": label(TERM_GRID, judged.reason, "text", "what decided"),
         "confounder": label(TERM_GRID, judged.confounder, "text", "with what, where CONFOUNDED"),
         "gain": label(
@@ -133,11 +135,8 @@ def _label_limits(found: Mapping[int, Limits], limits: np.ndarray, layers: Seque
     ).transpose("layer", "head", ...)
 
 
-def _words(judged: Judgement) -> np.ndarray:
-    return judged.verdict.astype(str).astype(object)
-
-
-def _weigh(gathered: "Gathered", layer: int) -> Evidence:
+def weigh_gathered(gathered: "Gathered", layer: int) -> Evidence:
+    """The evidence of one layer of a run or of its null."""
     gains = gathered.swap_gains.get(layer)
     return weigh(
         gathered.moments[layer],
@@ -164,25 +163,26 @@ def _contrasts(
         for count in folds
     }
     for name, null in nulls.items():
-        theirs = [_weigh(null, layer) for layer in layers]
+        theirs = [weigh_gathered(null, layer) for layer in layers]
         differences = []
-        for layer, other in zip(layers, theirs, strict=True):
-            difference = own[layer, other.moments.folds] - other.fit.gain_by_fold
-            differences.append(_with_carry(difference, gathered, null, layer))
-        out[name] = _contrast(differences, _words(judge(theirs)), np.stack([one.gain for one in theirs]))
+        for layer, mine, other in zip(layers, evidence, theirs, strict=True):
+            count = other.moments.folds
+            carry = _carry_difference(mine, other, count)
+            differences.append(np.concatenate([own[layer, count] - other.fit.gain_by_fold, carry], 1))
+        out[name] = _contrast(differences, judge(theirs).words, np.stack([one.gain for one in theirs]))
     permuted = gathered.permuted if "permuted_queries" in asked else None
     if permuted is not None and all(_estimable(one.chosen) for one in permuted.values()):
         theirs = [
             weigh(gathered.moments[layer], permuted[layer], None, gathered.fits[layer]) for layer in layers
         ]
         differences = []
-        for layer, mine, other in zip(layers, evidence, theirs, strict=True):
-            missing = np.full(gathered.fits[layer].gain_by_fold.shape, np.nan)
-            carry = mine.carry.gain_by_fold - other.carry.gain_by_fold  # type: ignore[union-attr]
-            differences.append(np.concatenate([missing, carry[:, None]], 1))
+        for mine, other in zip(evidence, theirs, strict=True):
+            missing = np.full(mine.fit.gain_by_fold.shape, np.nan)
+            carry = _carry_difference(mine, other, mine.moments.folds)
+            differences.append(np.concatenate([missing, carry], 1))
         judged, gains = judge(theirs), np.stack([one.gain for one in theirs])
         gains[:, :-1] = np.nan
-        words = _words(judged)
+        words = judged.words
         words[:, :-1] = ""
         out["permuted_queries"] = _contrast(differences, words, gains)
     if gathered.swap_gains and "swapped_documents" in asked:
@@ -200,13 +200,11 @@ def _estimable(variogram: Variogram) -> bool:
     return bool((variogram.weights > 0).all())
 
 
-def _with_carry(own: np.ndarray, gathered: "Gathered", null: "Gathered", layer: int) -> np.ndarray:
-    """Differences of the fitted rows' gains by fold, with the carry-over's as the last row."""
-    missing = np.full_like(own[:, :1], np.nan)
-    if gathered.variograms is None or null.variograms is None:
-        return np.concatenate([own, missing], 1)
-    mine, other = (fit_carry(one.variograms[layer].chosen).gain_by_fold for one in (gathered, null))  # type: ignore[index]
-    return np.concatenate([own, (mine[: len(own)] - other)[:, None]], 1)
+def _carry_difference(mine: Evidence, other: Evidence, folds: int) -> Float[np.ndarray, "fold one head"]:
+    """The carry-over's gain less another's, by fold; NaN where either was not fitted."""
+    if mine.carry is None or other.carry is None:
+        return np.full((folds, 1, mine.heads), np.nan)
+    return (mine.carry.gain_by_fold[:folds] - other.carry.gain_by_fold)[:, None]
 
 
 def _contrast(
@@ -222,27 +220,38 @@ def _contrast(
     }
 
 
-def label_carry(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset:
+def label_carry(
+    gathered: "Gathered", evidence: Sequence[Evidence], layers: Sequence[int], keep_series: bool
+) -> xarray.Dataset:
     """The carry-over of every head: fit, variogram with its null, ladder, and |M_t| along the window."""
     found = gathered.variograms or {}
     permuted = gathered.permuted or {}
-    chosen = [fit_carry(found[layer].chosen) for layer in layers]
-    nine = [fit_carry(found[layer].nine) for layer in layers]
+    chosen = [one.carry for one in evidence if one.carry is not None]
+    nine = [one.carry_nine for one in evidence if one.carry_nine is not None]
     square = np.stack([gathered.fits[layer].rms ** 2 for layer in layers])
     lags = sorted({lag for layer in layers for lag in found[layer].chosen.lags})
 
     def of(carries: Sequence[Carry], name: str) -> np.ndarray:
         return np.stack([getattr(carry, name) for carry in carries])
 
-    intervals = [carry.rho_interval for carry in chosen]
-    gains = [carry.gain for carry in chosen]
     variables = {
-        **interval("rho", _stack(intervals), GRID, "1", "what one step keeps of the carry-over"),
-        **interval("gain", _stack(gains), GRID, "1", "log(V(long) / V(1))", t=True),
+        **interval(
+            "rho",
+            of_layers([carry.rho_interval for carry in chosen]),
+            GRID,
+            "1",
+            "what one step keeps of the carry-over",
+        ),
+        **interval(
+            "gain", of_layers([carry.gain for carry in chosen]), GRID, "1", "log(V(long) / V(1))", t=True
+        ),
         "sill": label(GRID, of(chosen, "sill"), "nats^2", "stationary variance of the carry-over"),
         "nugget": label(GRID, of(chosen, "nugget"), "nats^2", "variance of what no step keeps"),
         "sill_share": label(
-            GRID, _share(of(chosen, "sill"), square), "1", "sill over row-centred energy variance"
+            GRID,
+            np.stack([one.sill_share for one in evidence]),
+            "1",
+            "sill over row-centred energy variance",
         ),
         "misfit": label(
             GRID, of(chosen, "misfit"), "1", "RMS of variogram minus fit over RMS of the variogram"
@@ -282,12 +291,8 @@ def label_carry(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset:
                     f"{what} by rank of the bilinear nuisance, {words}",
                 )
     if gathered.series:
-        variables |= _magnitudes(gathered, layers, np.sqrt(square))
+        variables |= _magnitudes(gathered, layers, np.sqrt(square), keep_series)
     return xarray.Dataset(variables, coords=coords).transpose("layer", "head", ...)
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 def _at_lags(variogram: Variogram, lags: Sequence[int]) -> np.ndarray:
@@ -297,13 +302,9 @@ def _at_lags(variogram: Variogram, lags: Sequence[int]) -> np.ndarray:
     return out
 
 
-def _stack(estimates: Sequence[Estimate]) -> Estimate:
-    return Estimate(
-        *(np.stack([getattr(one, part) for one in estimates]) for part in ("value", "low", "high", "t"))
-    )
-
-
-def _magnitudes(gathered: "Gathered", layers: Sequence[int], rms: np.ndarray) -> dict[str, xarray.Variable]:
+def _magnitudes(
+    gathered: "Gathered", layers: Sequence[int], rms: np.ndarray, keep_series: bool
+) -> dict[str, xarray.Variable]:
     """|M_t| and innovations along the first window of each document: mean over documents, and by document."""
     dims = ("layer", "head", "query")
     magnitude, innovation = (
@@ -330,7 +331,7 @@ def _magnitudes(gathered: "Gathered", layers: Sequence[int], rms: np.ndarray) ->
             "RMS over heads of |M_t| over the head's energy RMS",
         ),
     }
-    if gathered.keep_series:
+    if keep_series:
         long = ("layer", "document", "head", "query")
         out["magnitude_series"] = label(long, magnitude, "nats", "|M_t| in the first window of each document")
         out["innovation_series"] = label(long, innovation, "nats", "its innovation there, signed as above")

@@ -38,8 +38,8 @@ from infodyn_interp.identify.evidence import Variograms
 from infodyn_interp.identify.nulls import NULLS, TWINS, choose_nulls
 from infodyn_interp.identify.swaps import BLOCK, BLOCKS
 from infodyn_interp.models import Model, permuted_weights_twin, untrained_twin
-from infodyn_interp.sweeping.passes import Carrying, Measurement, Pass, SecondLook, Series, Study
-from infodyn_interp.texts import Texts, read_pieces
+from infodyn_interp.sweeping.passes import Carrying, Measurement, SecondLook, Series, Study
+from infodyn_interp.texts import Batch, Texts, read_pieces
 
 LEAST_DOCUMENTS = 4  # folds of documents; fewer leave no interval
 LEAST_LAGS = 3  # of a variogram
@@ -82,7 +82,7 @@ class Gathered:
         fits: of the moments, by layer.
         variograms: of the carry pass; None where windows are too short for one, or it was not asked for.
         permuted: the same with the later half's queries in random order.
-        series: |M_t| of the first window of each document; `keep_series` asks for it whole in the result.
+        series: |M_t| of the first window of each document.
         injections: what the carry-over's detection limit needs, by limited layer.
         swap_gains: by layer, the gains of each shift of the swap gate; empty where no block of documents was full.
     """
@@ -99,7 +99,6 @@ class Gathered:
     variograms: dict[int, Variograms] | None
     permuted: dict[int, Variograms] | None
     series: dict[int, Series]
-    keep_series: bool
     injections: dict[int, CarryInjection]
     swap_gains: dict[int, np.ndarray]
 
@@ -316,7 +315,9 @@ def gather(
             with clock.stage("carry", texts.tokens()):
                 limited = settings.limits if look else ()
                 carrying = Carrying(study, fits, visit.ladder, limited, settings.seed)
-                _read_through(texts, settings, study, carrying, "carry", report)
+                for batch in _batches(texts, "carry", report, settings.micro_batch):
+                    carrying.begin(batch)
+                    capture(model, batch, carrying, layers=settings.layers, checked=checked)
         if carrying is not None and look:
             with clock.stage("look", looked.tokens()):
                 carries = {layer: fit_carry(carrying.variograms[layer].chosen) for layer in settings.layers}
@@ -335,37 +336,39 @@ def gather(
             None if carrying is None else carrying.variograms,
             None if carrying is None else carrying.permuted,
             {} if second is None else second.series,
-            settings.series,
             {} if carrying is None else carrying.injections,
             {} if second is None else second.swap_gains,
         )
 
 
-def _read_through(
-    texts: Texts, settings: Settings, study: Study, visit: Pass, stage: str, report: Progress
-) -> None:
-    done, total = 0, texts.tokens()
-    for batch in texts.batches(settings.micro_batch):
-        visit.begin(batch)
-        capture(study.model, batch, visit, layers=settings.layers, checked=study.checked)
+def _batches(
+    texts: Texts,
+    stage: str,
+    report: Progress,
+    size: int,
+    role: str = "fitted",
+    documents: Iterable[int] | None = None,
+    done: int = 0,
+) -> Iterator[Batch]:
+    """The batches of a stage; each is reported once it has been worked on. `done`: tokens reported before."""
+    total = texts.tokens(role)
+    for batch in texts.batches(size, role, documents):
+        yield batch
         done += batch.tokens.numel()
         report(stage, done, total)
 
 
 def _look_again(texts: Texts, settings: Settings, study: Study, visit: SecondLook, report: Progress) -> None:
     """The first window of each document: full blocks of the swap gate at once, the others as they come."""
-    blocks = min(texts.documents // BLOCK, BLOCKS)
-    done, total = 0, texts.tokens()
+    full = min(texts.documents // BLOCK, BLOCKS) * BLOCK
     for swapping, ranks, size in (
-        (True, range(blocks * BLOCK), BLOCK),
-        (False, range(blocks * BLOCK, texts.documents), settings.micro_batch),
+        (True, range(full), BLOCK),
+        (False, range(full, texts.documents), settings.micro_batch),
     ):
         visit.swapping = swapping
-        for batch in texts.batches(size, documents=ranks) if ranks else ():
+        for batch in _batches(texts, "look", report, size, documents=ranks, done=ranks.start * texts.window):
             visit.begin(batch)
             capture(study.model, batch, visit, layers=settings.layers, checked=study.checked)
-            done += batch.tokens.numel()
-            report("look", done, total)
 
 
 def _survey(
@@ -387,7 +390,6 @@ def _survey(
         texts.windows("reference"),
         model.learned_positions and strategy.needs_means,
     )
-    done, total = 0, texts.tokens("reference")
 
     def add(layer: Layer) -> None:
         if not bool(torch.isfinite(layer.attention_input.sum())):
@@ -397,11 +399,9 @@ def _survey(
             )
         means.add(layer.index, layer.attention_input)
 
-    for batch in texts.batches(settings.micro_batch, "reference"):
+    for batch in _batches(texts, "reference", report, settings.micro_batch, "reference"):
         means.begin(batch.tokens)
         capture(model, batch, add, layers=settings.layers, checked=checked)
-        done += batch.tokens.numel()
-        report("reference", done, total)
     means.finish()
     return means
 
@@ -413,16 +413,13 @@ def _measure(
     first_key = support_of(texts.window).first_key
     rhythm = torch.zeros(texts.folds, 16 * texts.window, dtype=torch.float64)
     unseen: list[Tensor] = []
-    done, total = 0, texts.tokens()
-    for batch in texts.batches(settings.micro_batch):
+    for batch in _batches(texts, "fit", report, settings.micro_batch):
         codes = rhythm_code(visit.begin(batch))[:, first_key:]
         folds = torch.from_numpy(batch.fold)[:, None].expand_as(codes)
         rhythm.index_put_((folds, codes), torch.ones(codes.shape, dtype=torch.float64), accumulate=True)
         if study.strategy.needs_means and study.means is not None:
             unseen.append(study.means.unseen(batch.tokens))
         capture(study.model, batch, visit, layers=settings.layers, checked=study.checked)
-        done += batch.tokens.numel()
-        report("fit", done, total)
     example = texts.one_window()
     visit.begin(example)
     received: dict[int, tuple[Tensor, Tensor]] = {}

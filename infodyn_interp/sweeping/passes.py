@@ -107,11 +107,9 @@ class Pass:
         states = basis.states(layer.attention_input, basis.components.shape[1])
         return states, layer.scores.to(dtype), None if surface is None else surface.to(dtype)
 
-    def _energy(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        """States and row-centred energies of a layer."""
-        states, scores, surface = self._read(layer)
-        energy = -scores if surface is None else surface - scores
-        return states, center_rows(energy, self._supports[layer.index])
+    def _energy(self, layer: int, scores: Tensor, surface: Tensor | None) -> Tensor:
+        """Row-centred energies of a layer's windows."""
+        return center_rows(-scores if surface is None else surface - scores, self._supports[layer])
 
     def _in_ladder(self) -> np.ndarray:
         """Windows of the batch that the ladder reads: the first of each of the first documents."""
@@ -228,7 +226,8 @@ class Carrying(Pass):
         self.permuted = {layer: Variograms(nothing(layer), nothing(layer), {}, {}) for layer in study.layers}
 
     def __call__(self, layer: Layer) -> None:
-        states, energy = self._energy(layer)
+        states, scores, surface = self._read(layer)
+        energy = self._energy(layer.index, scores, surface)
         batch, support, found = self._batch, self._supports[layer.index], self.variograms[layer.index]
         beta = self._pairs[layer.index][batch.fold]
         variants = beta.shape[1]
@@ -369,7 +368,7 @@ class SecondLook(Pass):
         self, index: int, z: Tensor, scores: Tensor, surface: Tensor | None, folds: np.ndarray
     ) -> None:
         support, carry = self._supports[index], self._carries[index]
-        energy = center_rows(-scores if surface is None else surface - scores, support)
+        energy = self._energy(index, scores, surface)
         left = energy - pair_fields(z, self._pairs[index][folds], self._columns, support)
         rho, sill, nugget, total = (
             torch.from_numpy(values[folds])
