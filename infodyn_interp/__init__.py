@@ -1,8 +1,7 @@
 """Attention energies of transformer language models; every public name is loaded on first use."""
 
-from importlib import import_module
-
 from .errors import RequestError, RunError
+from .loading import on_first_use
 
 __version__ = "0.1.0"
 
@@ -19,17 +18,4 @@ _FUNCTIONS = {
 }
 
 __all__ = ["RequestError", "RunError", "__version__", *_MODULES, *_FUNCTIONS]  # noqa: PLE0604
-
-
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return import_module(f".{name}", __name__)
-    if name in _FUNCTIONS:
-        value = getattr(import_module(f".{_FUNCTIONS[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__, {name: name for name in _MODULES} | _FUNCTIONS)

@@ -1,6 +1,6 @@
 """The energy inside the model: U = P + track + M, and what must not be taken for it."""
 
-from importlib import import_module
+from infodyn_interp.loading import on_first_use
 
 _ROOMS = {
     "Moments": "moments",
@@ -14,15 +14,4 @@ _ROOMS = {
 }
 
 __all__ = [*_ROOMS]  # noqa: PLE0604
-
-
-def __getattr__(name: str) -> object:
-    if name in _ROOMS:
-        value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _ROOMS)

@@ -1,6 +1,6 @@
 """May a fitted term be believed? Evidence, verdicts, limits and the structure behind them."""
 
-from importlib import import_module
+from infodyn_interp.loading import on_first_use
 
 _ROOMS = {
     "Variograms": "evidence",
@@ -15,15 +15,4 @@ _ROOMS = {
 }
 
 __all__ = [*_ROOMS]  # noqa: PLE0604
-
-
-def __getattr__(name: str) -> object:
-    if name in _ROOMS:
-        value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = on_first_use(__name__, _ROOMS)
