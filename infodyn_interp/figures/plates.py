@@ -137,6 +137,18 @@ def name_ticks(axis: Axis, label: str, names: Sequence[object], offset: float) -
         axis.set_label_text(label)
 
 
+def place_legend(plate: Plate, ax: Axes) -> None:
+    """Put the legend of a panel's marks, which all panels share, above the panels."""
+    plate.legend(
+        *ax.get_legend_handles_labels(),
+        loc="outside upper center",
+        ncols=3,
+        handlelength=1.2,
+        columnspacing=1.2,
+        borderpad=0.2,
+    )
+
+
 def is_lowest(ax: Axes) -> bool:
     """Whether no panel lies beneath one."""
     spec = ax.get_subplotspec()

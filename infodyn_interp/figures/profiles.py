@@ -14,6 +14,7 @@ from infodyn_interp.figures.plates import (
     Plate,
     name_ticks,
     new_panels,
+    place_legend,
     print_settings,
 )
 from infodyn_interp.figures.selection import (
@@ -71,14 +72,7 @@ def rho_profile(result: xarray.DataTree, heads: Heads = None, width: str = "colu
     axes[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     plate.supxlabel("ρ: share of the carry-over that one step keeps", fontsize=LABEL_SIZE)
     plate.supylabel("rise over threshold (ratio)", fontsize=LABEL_SIZE)
-    plate.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside upper center",
-        ncols=3,
-        handlelength=1.2,
-        columnspacing=1.2,
-        borderpad=0.2,
-    )
+    place_legend(plate, axes[0])
     plate.caption = write_caption(
         result,
         chosen,

@@ -4,7 +4,15 @@ import numpy as np
 import seaborn
 import xarray
 
-from infodyn_interp.figures.plates import DARK, LABEL_SIZE, WARM, Plate, new_panels, print_settings
+from infodyn_interp.figures.plates import (
+    DARK,
+    LABEL_SIZE,
+    WARM,
+    Plate,
+    new_panels,
+    place_legend,
+    print_settings,
+)
 from infodyn_interp.figures.selection import find_group, largest_sill, name_missing, write_caption
 from infodyn_interp.results import Heads
 
@@ -51,14 +59,7 @@ def variogram(result: xarray.DataTree, heads: Heads = None, width: str = "column
         seaborn.despine(ax=ax)
     plate.supxlabel("lag (tokens)", fontsize=LABEL_SIZE)
     plate.supylabel("variogram (nats²)", fontsize=LABEL_SIZE)
-    plate.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside upper center",
-        ncols=3,
-        handlelength=1.2,
-        columnspacing=1.2,
-        borderpad=0.2,
-    )
+    place_legend(plate, axes[0])
     numbers = (
         f"{head}: nugget {nugget[k, 0]:.2g}, sill {sill[k, 0]:.2g}" for k, head in enumerate(chosen.heads)
     )
