@@ -284,30 +284,6 @@ def _decays(rows: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
     return left.to(device, dtype), onward.to(device, dtype), fading.to(device, dtype)
 
 
-def pair_columns(
-    states: Float[Tensor, "window key component"], support: Support
-) -> Float[Tensor, "window column query key"]:
-    """Every pair column (distance, kernels, bilinear, track) as a dense array, uncentred.
-
-    For one window in a figure, a removal or a check; a fit never forms it.
-    """
-    windows, length, rank = states.shape
-    columns = columns_of(length, rank)
-    dense = states.new_zeros(windows, columns.within, length, length)
-    start, stop = columns.bin_bounds(support)
-    key = torch.arange(length)
-    dense[:, columns.blocks["distance"]] = (
-        ((key >= start[..., None]) & (key < stop[..., None])).transpose(0, 1).to(states)
-    )
-    products = torch.einsum("wta,wjb->wabtj", states, states)
-    dense[:, columns.blocks["bilinear"]] = products.flatten(1, 2)
-    for block in row_blocks(states, support.first_key):
-        rows, keys = slice(block.first, block.last), slice(0, block.last)
-        dense[:, columns.blocks["kernels"], rows, keys] = block.kernels
-        dense[:, columns.blocks["track"], rows, keys] = block.tracks
-    return dense * support.mask
-
-
 def pair_fields(
     states: Float[Tensor, "window key component"],
     coefficient: Float[Tensor, "window field column"],

@@ -16,7 +16,7 @@ from infodyn_interp.energy.terms import (
     Prosody,
     columns_of,
     kernels,
-    pair_columns,
+    pair_fields,
     rhythm_code,
     rhythm_of_codes,
     row_blocks,
@@ -103,10 +103,12 @@ def test_every_column_has_a_name_and_a_block() -> None:
     assert columns.blocks["rhythm"].stop - columns.blocks["rhythm"].start == len(RHYTHM)
 
 
-def test_dense_pair_columns_are_the_formulas_on_the_support() -> None:
+def test_every_pair_column_with_a_coefficient_of_one_is_its_formula_row_centred() -> None:
     states, support = draw_states(40, 3), Support(40)
     columns = columns_of(40, 3)
-    got = pair_columns(torch.tensor(states)[None], support)[0].numpy()
+    ones = torch.eye(columns.within, dtype=torch.float64)[None]
+    got = pair_fields(torch.tensor(states)[None], ones, columns, support)[0].numpy()
     expected = oracle.dense_columns(states, np.zeros((40, 9)), np.zeros((16, 3)), 1.0, columns.bins)
     for place in range(columns.within):
-        np.testing.assert_allclose(got[place], np.where(support.mask, expected[place], 0), atol=1e-12)
+        centred = oracle.center_rows(expected[place], support.mask.numpy())
+        np.testing.assert_allclose(got[place], centred, atol=1e-12)

@@ -13,7 +13,7 @@ from infodyn_interp.energy.fitting import fit
 from infodyn_interp.energy.gauge import Support, center_rows_and_keys, support_of
 from infodyn_interp.energy.moments import Moments, WindowAlgebra
 from infodyn_interp.energy.reference import fit_basis
-from infodyn_interp.energy.terms import Basis, columns_of, pair_columns, rhythm_columns, state_columns
+from infodyn_interp.energy.terms import TAUS, WIDTHS, Basis, columns_of, rhythm_columns, state_columns
 from infodyn_interp.identify.carry_limits import CarryInjection
 from infodyn_interp.identify.evidence import Evidence, Variograms, weigh
 from infodyn_interp.identify.injected_fields import draw_fields, inject_fields
@@ -263,9 +263,9 @@ def made_up(row: int, drawn: Draw, chosen: int, count: int, seed: int) -> np.nda
         fields = [unit_carry(support_of(WINDOW), 0.7, generator) for _ in range(len(z) * count)]
         return unit(torch.stack(fields).view(shape).numpy())
     if row == TRACK:
-        place = columns_of(WINDOW, FITTED).blocks["track"].start + chosen
-        track = torch.stack([pair_columns(one[None], support_of(WINDOW))[0, place] for one in z])
-        return unit(np.broadcast_to(-track[:, None].numpy(), shape))
+        width, tau = WIDTHS[chosen // len(TAUS)], TAUS[chosen % len(TAUS)]
+        track = np.stack([oracle.track(one, width, tau) for one in z.numpy()])
+        return unit(np.broadcast_to(-track[:, None], shape))
     if row == RHYTHM:
         columns = rhythm_columns(torch.from_numpy(drawn.flags)).numpy()
     else:

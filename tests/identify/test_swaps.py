@@ -8,7 +8,7 @@ import torch
 from infodyn_interp.energy.fitting import fit
 from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.energy.moments import Moments, WindowAlgebra
-from infodyn_interp.energy.terms import pair_columns, rhythm_columns
+from infodyn_interp.energy.terms import rhythm_columns
 from infodyn_interp.identify.swaps import cross_documents, swap_p, swapped_gains
 from infodyn_interp.planted.calibration import survey_basis
 from infodyn_interp.planted.worlds import FITTED, WORLDS, draw
@@ -55,6 +55,12 @@ def test_a_swapped_rhythm_gains_what_a_fit_to_the_partners_rhythm_does(bench, ga
     np.testing.assert_allclose(gains[shift][:, 1], other.gain_by_fold[:, 1], atol=1e-9)
 
 
+def pair_arrays(z, columns):
+    """Every pair column of one document as a dense array."""
+    arrays = oracle.dense_columns(z.numpy(), np.zeros((WINDOW, 9)), np.zeros((16, FITTED)), 1.0, columns.bins)
+    return arrays[: columns.within]
+
+
 def track_gain_the_long_way(algebra, states, scores, shift):
     """Gain by document of the partner's best track over the own nuisance, from dense arrays and normal equations."""
     mask = oracle.support(WINDOW)
@@ -62,8 +68,8 @@ def track_gain_the_long_way(algebra, states, scores, shift):
     energies = (-scores).numpy()
     crosses, squares, totals = [], [], []
     for document in range(DOCUMENTS):
-        own = pair_columns(states[[document]], algebra.support)[0, :n].numpy()
-        theirs = pair_columns(states[[(document + shift) % DOCUMENTS]], algebra.support)[0, n:within].numpy()
+        own = pair_arrays(states[document], algebra.columns)[:n]
+        theirs = pair_arrays(states[(document + shift) % DOCUMENTS], algebra.columns)[n:]
         dense = np.stack([oracle.center_rows(one, mask) for one in (*own, *theirs, *energies[document])])
         both = np.stack([oracle.center_both(one, mask)[mask] for one in dense])
         row = np.stack([one[mask] for one in dense])
