@@ -5,6 +5,7 @@ from . import identify as identify
 from . import models as models
 from . import planted as planted
 from . import results as results
+from . import run as run
 from . import texts as texts
 from .errors import RequestError as RequestError
 from .errors import RunError as RunError

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from infodyn_interp.energy.carry import fit_carry
 from infodyn_interp.energy.fitting import fit
-from infodyn_interp.energy.ladder import RANKS
+from infodyn_interp.energy.ladder import RANKS, LadderMoments
 from infodyn_interp.energy.reference import MeanStates, choose_reference
 from infodyn_interp.energy.terms import Prosody
 from infodyn_interp.errors import RequestError
@@ -23,7 +23,9 @@ from infodyn_interp.hooks import Layer, capture, check
 from infodyn_interp.identify.swaps import BLOCK
 from infodyn_interp.models import Model, unbridged
 from infodyn_interp.sweeping import Settings, torch_threads
-from infodyn_interp.sweeping.passes import Carrying, Measurement, Pass, SecondLook, Study
+from infodyn_interp.sweeping.carrying import Carrying
+from infodyn_interp.sweeping.looking import SecondLook
+from infodyn_interp.sweeping.passes import Climb, Measurement, Pass, Study
 from infodyn_interp.texts import Batch, read_pieces
 
 MIB = 2**20
@@ -48,9 +50,10 @@ def measure_cost(
     `_full_logits` compute all of them. Peaks are resident memory over the process before the row, in one more
     repeat.
 
-    `carry` is the carry pass, `fit_with_ladder` and `carry_with_ladder` the two passes on windows that the ladder
-    reads; a null reads each token as a fit with reference does. `swaps` crosses one block of 20 windows, forward
-    pass included: `swaps_over_forward` is what that adds, over a forward pass of the same windows.
+    `fit_with_finer_grid` is the fit on windows that also read the finer grid of tracks, `ladder` the ladder's own pass,
+    `carry` the carry pass and `carry_with_ladder` the same on windows that the ladder reads; a null reads each token as
+    a fit with reference does. `swaps` crosses one block of 20 windows, forward pass included: `swaps_over_forward` is
+    what that adds, over a forward pass of the same windows.
 
     Args:
         model: from `open_model`.
@@ -69,8 +72,7 @@ def measure_cost(
     vocabulary = model.bridge.cfg.d_vocab
     tokens = torch.randint(0, vocabulary, (batch, window), generator=generator)
     with torch_threads(threads), tempfile.TemporaryDirectory(prefix="cost-") as scratch:
-        rows = _rows(model, tokens, state_rank, Path(scratch))
-        disk = sum(file.stat().st_size for file in Path(scratch).glob("ladder-*"))
+        rows, ladder = _rows(model, tokens, state_rank, Path(scratch))
         for run in rows.values():
             run()
         seconds: dict[str, list[float]] = {name: [] for name in rows}
@@ -90,7 +92,7 @@ def measure_cost(
     )
     out |= {f"{name}_seconds": value for name, value in medians.items()}
     out |= {f"{name}_peak_mib": value for name, value in peaks.items()}
-    out["ladder_disk_mib"] = disk / MIB
+    out["ladder_disk_mib"] = sum(one.gram.nbytes + one.cross.nbytes for one in ladder.values()) / MIB
     out["fit_peak_over_forward_mib"] = peaks["fit_with_reference"] - peaks["bridge_forward"]
     out |= {
         "batch": batch,
@@ -102,7 +104,10 @@ def measure_cost(
     return out
 
 
-def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[str, Callable[[], object]]:
+def _rows(
+    model: Model, tokens: Tensor, state_rank: int, scratch: Path
+) -> tuple[dict[str, Callable[[], object]], dict[int, LadderMoments]]:
+    """What is timed, by name, and the ladder's products, which a run keeps on disk."""
     bridge = model.bridge
     tokens = tokens.to(model.device)
     settings = Settings(tuple(range(model.layers)), state_rank=state_rank)
@@ -145,19 +150,22 @@ def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[
         )
 
     plain, full = Measurement(study("zero")), Measurement(study("lexical"))
-    climbing = Measurement(study("lexical"), scratch)
+    finer, climb = Measurement(study("lexical"), settings.layers), Climb(study("lexical"))
 
     def read(visit: Pass, batch: Batch = windows, keep: int = 1) -> None:
         visit.begin(batch)
         capture(model, batch, visit, checked=checked, logits_to_keep=keep)
 
-    read(climbing, block)
-    fits = {layer: fit(moments) for layer, moments in climbing.moments.items()}
-    carry, ladder = Carrying(study("lexical"), fits, {}), Carrying(study("lexical"), fits, climbing.ladder)
+    read(finer, block)
+    read(climb, block)
+    fits = {layer: fit(moments) for layer, moments in finer.moments.items()}
+    ranks = climb.study.ranks
+    rungs = {layer: moments.rungs(fits[layer].chosen, ranks) for layer, moments in climb.ladder.items()}
+    carry, with_ladder = Carrying(study("lexical"), fits, {}), Carrying(study("lexical"), fits, rungs)
     read(carry, block)
-    carries = {layer: fit_carry(found.chosen) for layer, found in carry.variograms.items()}
-    look = SecondLook(study("zero"), fits, carries, carry.variance_without)
-    look.swapping, look.filtering = True, False
+    carries = {layer: fit_carry(carried.own.chosen) for layer, carried in carry.carried.items()}
+    variance = {layer: carried.variance_without for layer, carried in carry.carried.items()}
+    look = SecondLook(study("zero"), fits, carries, variance, swapping=True, filtering=False)
 
     def ignore(layer: Layer) -> None:
         pass
@@ -174,20 +182,22 @@ def _rows(model: Model, tokens: Tensor, state_rank: int, scratch: Path) -> dict[
         with torch.inference_mode():
             return bridge.run_with_cache(tokens)
 
-    return {
+    rows = {
         "bridge_forward": lambda: forward(1),
         "hf_forward": own_forward,
         "empty_hooks": lambda: capture(model, windows, ignore, checked=checked),
         "fit": lambda: read(plain),
         "fit_with_reference": lambda: read(full),
-        "fit_with_ladder": lambda: read(climbing),
+        "fit_with_finer_grid": lambda: read(finer),
+        "ladder": lambda: read(climb),
         "carry": lambda: read(carry),
-        "carry_with_ladder": lambda: read(ladder),
+        "carry_with_ladder": lambda: read(with_ladder),
         "swaps": lambda: read(look, block),
         "bridge_forward_full_logits": lambda: forward(0),
         "fit_full_logits": lambda: read(plain, keep=0),
         "run_with_cache": cached,
     }
+    return rows, climb.ladder
 
 
 def _peak(run: Callable[[], object]) -> float:

@@ -484,6 +484,28 @@ def bent_scores(model: Model, layers: Iterable[int], energy: Energy) -> Iterator
         yield
 
 
+@contextmanager
+def resumed(model: Model, layer: int, kept: list[Any]) -> Iterator[None]:
+    """Start forward passes at a layer, for passes over the same windows that differ from there on.
+
+    Args:
+        model: from `open_model`.
+        layer: the first one that is computed anew.
+        kept: empty at first; a pass then runs whole and leaves here what comes out of the layer before.
+    """
+    blocks = [model.bridge.blocks[index] for index in range(layer)]
+    with ExitStack() as stack:
+        if not kept and blocks:
+            hook = blocks[-1].register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+            stack.callback(hook.remove)
+        elif kept:
+            for block in blocks:
+                # the blocks further up take any block's output, so all give the last one's
+                vars(block)["forward"] = lambda *_, **__: kept[0]
+                stack.callback(vars(block).pop, "forward")
+        yield
+
+
 class _Bend:
     """One layer's hooks while its scores are bent."""
 

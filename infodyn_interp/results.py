@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import xarray
 
-from infodyn_interp.errors import RequestError, RunError, one_line
+from infodyn_interp.errors import RequestError, RunError, brief, one_line
 
 FILE = "result.nc"
-TABLES = ("verdicts", "terms", "carry", "nulls", "reference", "energy", "cost")
+TABLES = ("verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "cost")
 GROUPS = {"nulls": "verdicts"}  # of a table that is not named after its group
 # What a term has of its own, beyond what all terms share.
 OWN = {
@@ -61,6 +61,10 @@ COORDINATES = {
     "query": ("tokens", "position of the query in the window"),
     "document": ("1", "document by rank"),
     "point": ("1", "point of a profile"),
+    "measure": ("1", "what is read off the outputs"),
+    "unit": ("1", "unit of the measure"),
+    "kind": ("1", "kind of placebo"),
+    "dtype": ("1", "precision of the weights and of the forward pass"),
 }
 
 Heads = str | Sequence[str] | None
@@ -102,7 +106,7 @@ def save(result: xarray.DataTree, folder: str | os.PathLike[str]) -> Path:
         if not variable.attrs.get("units"):
             raise RunError(f"{place}: a variable without units is not saved; give it attrs['units']")
     file = Path(folder) / FILE
-    with _whole(file) as beside:
+    with whole_file(file) as beside:
         labelled.to_netcdf(beside, engine="h5netcdf", write_inherited_coords=True)
     return file
 
@@ -119,15 +123,21 @@ def matching(folder: str | os.PathLike[str], run: Mapping[str, object]) -> xarra
     if not _file(folder).exists():
         return None
     result = open_result(folder)
-    stored = json.loads(result.attrs["run"])
+    require_same(json.loads(result.attrs["run"]), run, folder)
+    return result
+
+
+def require_same(
+    stored: Mapping[str, Any], run: Mapping[str, object], folder: str | os.PathLike[str]
+) -> None:
+    """Refuse a run that is not the stored one; arguments and what is raised as in `matching`."""
     for name, value in run.items():
         if value is not None and name in stored and stored[name] != (asked := _plain(value)):
             raise RequestError(
                 f"{folder}: holds the result of another run"
-                f" ({name} was {_brief(stored[name])}, now {_brief(asked)});"
+                f" ({name} was {brief(stored[name])}, now {brief(asked)});"
                 " name another folder or remove this one"
             )
-    return result
 
 
 def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> pd.DataFrame:
@@ -135,9 +145,11 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
 
     `verdicts` has a row per layer, head and term: the verdict, its reason and what to do about it, beside the gain it
     was read from; `nulls` a row per null, layer, head and term with the model's gain less the null's on the same
-    documents; `carry`, `reference` and `energy` a row per layer and head. `terms` has a row per layer, head and term
-    (gains and shares of row-centred energy variance; the columns that one term has alone are NaN for the others);
-    `cost` a row per stage. Units by column are in `.attrs["units"]`.
+    documents; `carry`, `reference` and `energy` a row per layer and head; `precisions` a row per layer, head and dtype,
+    with |M_t| and the variogram's rise less those of the run's own; `ablation` a row per layer, head and term that was
+    taken out, and measure of the outputs, in its own `unit`. `terms` has a row per layer, head and term (gains
+    and shares of row-centred energy variance; the columns that one term has alone are NaN for the others); `cost` a row
+    per stage. Units by column are in `.attrs["units"]`.
 
     Args:
         heads: keep these heads only, as "10.3,12.0" or ["10.3", "12.0"] (layer.head).
@@ -151,6 +163,8 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         "nulls": lambda group: _keep(group, lambda variable: "null" in variable.dims),
         "reference": _plain_heads,
         "energy": _energy,
+        "precisions": lambda group: _keep(group, lambda variable: "dtype" in variable.dims),
+        "ablation": _ablation,
         "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
     }
     if name not in makers:
@@ -158,9 +172,15 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
     if not _holds(result, name):
         raise RequestError(f"table {name}: this result has no group {name}")
     made = makers[name](result[GROUPS.get(name, name)].to_dataset())
-    order = [dim for dim in ("null", "layer", "head", "term", "stage") if dim in made.dims]
+    order = [
+        dim for dim in ("null", "layer", "head", "dtype", "term", "measure", "stage") if dim in made.dims
+    ]
     frame = made.to_dataframe(dim_order=order).reset_index()
-    for key in ("null", "term", "stage"):
+    if name == "ablation":
+        frame = (
+            frame[frame["no_causal_effect"].notna()].astype({"no_causal_effect": bool}).reset_index(drop=True)
+        )
+    for key in ("null", "dtype", "term", "measure", "unit", "stage"):
         if key in frame:
             frame[key] = frame[key].astype(str)
     if heads is not None and "head" in frame:
@@ -190,23 +210,25 @@ def choose_heads(result: xarray.DataTree, heads: Heads = None) -> list[tuple[int
 
 
 def pick_heads(
-    heads: str | Sequence[str], layers: Sequence[int], present: Sequence[int]
+    heads: str | Sequence[str], layers: Sequence[int], present: Sequence[int], name: str = "heads"
 ) -> list[tuple[int, int]]:
     """The (layer, head) pairs named by `heads` among `layers` and, in each, the heads that are `present`.
 
+    Args:
+        name: what the request calls them.
     Raises:
         RequestError: not of the form layer.head, or not among them.
     """
     chosen = []
-    for name in heads.split(",") if isinstance(heads, str) else heads:
-        parts = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", name)
+    for one in heads.split(",") if isinstance(heads, str) else heads:
+        parts = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", one)
         if parts is None:
-            raise RequestError(f"heads: {name.strip()!r} is not layer.head; write them as 10.3,12.0")
+            raise RequestError(f"{name}: {one.strip()!r} is not layer.head; write them as 10.3,12.0")
         layer, head = int(parts[1]), int(parts[2])
         if layer not in layers:
-            raise RequestError(f"heads: {layer}.{head} asked, the layers are {_span(layers)}")
+            raise RequestError(f"{name}: {layer}.{head} asked, the layers are {_span(layers)}")
         if head not in present:
-            raise RequestError(f"heads: {layer}.{head} asked, the heads are {_span(present)}")
+            raise RequestError(f"{name}: {layer}.{head} asked, the heads are {_span(present)}")
         chosen.append((layer, head))
     return chosen
 
@@ -239,7 +261,7 @@ def summary(result: xarray.DataTree) -> str:
     terms = table(result, "terms")
     for term in dict.fromkeys(verdicts["term"]):
         lines += _about_term(term, verdicts[verdicts["term"] == term], terms[terms["term"] == term])
-    lines += _about_nulls(result)
+    lines += _about_interference(result) + _about_nulls(result) + _about_ablation(result)
     return "\n".join(lines)
 
 
@@ -273,6 +295,23 @@ def _about_term(term: str, rows: pd.DataFrame, terms: pd.DataFrame) -> list[str]
     return lines
 
 
+def _about_interference(result: xarray.DataTree) -> list[str]:
+    """In how many heads innovations of the carry-over follow what the prosody field left of the step before."""
+    if not _holds(result, "carry") or "interference_q" not in result["carry"]:
+        return []
+    carry = result["carry"].to_dataset()
+    known = carry["interference_q"].notnull()
+    if not known.any():
+        return []
+    least = carry.attrs["least_interference"]
+    slopes = carry["interference"].where(carry["interference_q"] <= carry.attrs["discovery"], 0)
+    grow, shrink = int((slopes >= least).sum()), int((slopes <= -least).sum())
+    return [
+        f"  Innovations follow the prosody residual of the step before in {grow + shrink} of {int(known.sum())} heads"
+        f" ({grow} grow with it, {shrink} shrink; slope of {least} or more, q <= {carry.attrs['discovery']})."
+    ]
+
+
 def _about_nulls(result: xarray.DataTree) -> list[str]:
     if not _holds(result, "nulls"):
         return []
@@ -293,13 +332,40 @@ def _about_nulls(result: xarray.DataTree) -> list[str]:
     return lines
 
 
+def _about_ablation(result: xarray.DataTree) -> list[str]:
+    """What the model loses without each term, and which IDENTIFIED ones it loses nothing without."""
+    if not _holds(result, "ablation"):
+        return []
+    removals = table(result, "ablation")
+    removals = removals[removals["measure"] == "loss"]
+    documents = result["ablation"].attrs["documents"]
+    lines = [
+        "",
+        f"Taken out of the live scores, on {documents} documents: loss of the next token less that of placebos.",
+    ]
+    for term, rows in removals.groupby("term"):
+        named = "; ".join(
+            f"{row.layer}.{row.head}: {row.difference:.3g} [{row.difference_low:.3g}, {row.difference_high:.3g}] nats"
+            for row in rows.itertuples()
+        )
+        lines.append(f"  {term}: {named}.")
+    found = table(result, "verdicts").merge(
+        removals[removals["no_causal_effect"]], on=["layer", "head", "term"]
+    )
+    found = found[found["verdict"] == "IDENTIFIED"]
+    if len(found):
+        named = ", ".join(f"{row.term} of {row.layer}.{row.head}" for row in found.itertuples())
+        lines.append(f"  IDENTIFIED, but without causal effect (the interval covers 0): {named}.")
+    return lines
+
+
 def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every table as `folder/NAME.parquet` (units in the file's metadata) and return the paths."""
     files = []
     for name in TABLES:
         if _holds(result, name):
             files.append(Path(folder) / f"{name}.parquet")
-            with _whole(files[-1]) as beside:
+            with whole_file(files[-1]) as beside:
                 table(result, name).to_parquet(beside, engine="pyarrow")
     return files
 
@@ -336,6 +402,15 @@ def _energy(group: xarray.Dataset) -> xarray.Dataset:
     return plain
 
 
+def _ablation(group: xarray.Dataset) -> xarray.Dataset:
+    grid = {"layer", "head", "term"}
+    plain = _keep(group, lambda variable: grid <= set(variable.dims) <= grid | {"measure"})
+    for kind in group["kind"].values:
+        for end in ("", "_low", "_high"):
+            plain[f"difference_{kind}{end}"] = group[f"difference_by_kind{end}"].sel(kind=kind, drop=True)
+    return plain
+
+
 def _keep(group: xarray.Dataset, fits: Callable[[xarray.DataArray], bool]) -> xarray.Dataset:
     kept = group[[name for name, variable in group.data_vars.items() if fits(variable)]]
     used = {dim for variable in kept.data_vars.values() for dim in variable.dims}
@@ -367,7 +442,7 @@ def _variables(result: xarray.DataTree) -> Iterator[tuple[str, xarray.Variable]]
 
 
 @contextmanager
-def _whole(file: Path) -> Iterator[Path]:
+def whole_file(file: Path) -> Iterator[Path]:
     """A path beside `file` that takes its place, on the disk itself, once the block has written it whole."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -399,11 +474,6 @@ def _file(path: str | os.PathLike[str]) -> Path:
 
 def _plain(value: object) -> Any:
     return json.loads(json.dumps(value))
-
-
-def _brief(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _span(numbers: Iterable[int]) -> str:

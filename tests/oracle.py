@@ -88,14 +88,14 @@ def key_only(f):
     return np.broadcast_to(f[None], (len(f), len(f)))
 
 
-def dense_columns(z, rhythm_block, centres, width, bins):
+def dense_columns(z, rhythm_block, centres, width, bins, widths=WIDTHS, taus=TAUS):
     """All columns as [query, key] arrays, in the package's order."""
     length, rank = z.shape
     lag = np.arange(length)[:, None] - np.arange(length)[None]
     out = [((lag >= low) & (lag <= high)).astype(float) for low, high in bins]
-    out += [kernel(z, w) for w in WIDTHS]
+    out += [kernel(z, w) for w in widths]
     out += [np.outer(z[:, a], z[:, b]) for a in range(rank) for b in range(rank)]
-    out += [track(z, w, tau) for w in WIDTHS for tau in TAUS]
+    out += [track(z, w, tau) for w in widths for tau in taus]
     out += [key_only(f) for f in rhythm_block.T]
     out += [key_only(f) for f in state(z, centres, width).T]
     return out

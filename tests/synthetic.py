@@ -16,9 +16,11 @@ RANKS = (0, 4, 8, 16, 32)
 BLOCKS = {"distance": 30, "kernels": 3, "bilinear": 64, "track": 9, "rhythm": 9, "state": 24}
 PARTS = ("energy", "rhythm", "state", "track", "nuisance", "residual")
 PAIRS = ("prosody-track", "prosody-nuisance", "track-nuisance")
-STAGES = ("count", "reference", "fit", "reduce")
+STAGES = ("count", "survey", "fit", "reduce")
 WIDTHS = (0.1, 0.4, 1.6)
 TAUS = (2.0, 8.0, 32.0)
+FINE_WIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
+FINE_TAUS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 RHYTHM = (
     "punctuation",
     "newline",
@@ -54,6 +56,8 @@ def make_result(
             "/spectrum": _spectrum(draw, grid),
             "/profile": _profile(draw, grid),
             "/limits": _limits(draw, grid),
+            "/precisions": _precisions(grid, folds),
+            "/ablation": _ablation(draw, grid, folds),
             "/cost": _cost(),
         }
     )
@@ -65,12 +69,11 @@ def variable(dims: tuple[str, ...], values: object, units: str, long_name: str) 
 
 def _run(layer: np.ndarray, folds: int, window: int, seed: int) -> dict[str, object]:
     settings = {
-        "model": "demo",
         "model_digest": "5b" * 8,
         "twin": "trained",
         "dtype": "float32",
         "device": "cpu",
-        "texts": "c3" * 16,
+        "texts_digest": "c3" * 16,
         "window": window,
         "documents": 3 * folds,
         "reference_documents": 4 * folds,
@@ -380,7 +383,15 @@ def _carry(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
         "rho": (rho, 0.08, plain),
         "gain": (np.log1p(sill / nugget), 0.05, plain),
         "layer_magnitude": (rising, 0.03, ("layer", "query")),
+        "interference": (np.linspace(-0.4, 0.4, rho.size).reshape(shape), 0.1, plain),
     }
+    chance = 2 * stats.norm.sf(np.abs(ends["interference"][0]) / 0.05)
+    for name, values in (
+        ("r2", ends["interference"][0] ** 2),
+        ("p", chance),
+        ("q", stats.false_discovery_control(chance, axis=None).reshape(shape)),
+    ):
+        data[f"interference_{name}"] = variable(plain, values, "1", f"{name} of the interference")
     for name, (middle, half, dims) in ends.items():
         data[name] = variable(dims, middle, "1", name)
         data[f"{name}_low"] = variable(dims, middle - half, "1", f"{name}, lower 95 %")
@@ -391,7 +402,26 @@ def _carry(draw: np.random.Generator, grid: dict[str, np.ndarray], window: int) 
         "rank": _axis("rank", rank, "1", "rank of the bilinear nuisance"),
         "query": _axis("query", np.arange(window), "tokens", "position of the query"),
     }
-    return xarray.Dataset(data, coords=coords)
+    return xarray.Dataset(data, coords=coords, attrs={"discovery": 0.05, "least_interference": 0.1})
+
+
+def _precisions(grid: dict[str, np.ndarray], documents: int) -> xarray.Dataset:
+    """Three dtypes, float32 the run's own, the coarsest with more of everything but rho."""
+    dims, names = ("dtype", "layer", "head"), ("float32", "float64", "bfloat16")
+    more = np.ones((len(grid["layer"]), len(grid["head"]))) * np.array([0, -1e-6, 1e-2])[:, None, None]
+    data = {
+        "magnitude": variable(dims, 0.3 + more, "nats", "|M_t|"),
+        "sill": variable(dims, 0.1 + more / 10, "nats^2", "stationary variance"),
+        "nugget": variable(dims, 0.2 + more, "nats^2", "variance of what no step keeps"),
+        "rho": variable(dims, 0.6 + 0 * more, "1", "what one step keeps"),
+    }
+    for name, values, unit in (("contrast", more, "nats"), ("rise_contrast", more / 10, "nats^2")):
+        for suffix, factor in (("", 1), ("_low", 0.5), ("_high", 1.5)):
+            data[f"{name}{suffix}"] = variable(
+                dims, factor * values, unit, "less that of the run's own dtype"
+            )
+    attrs = {"own": "float32", "documents": documents}
+    return xarray.Dataset(data, coords={**grid, "dtype": _axis("dtype", names, "1", "dtype")}, attrs=attrs)
 
 
 def _spectrum(draw: np.random.Generator, grid: dict[str, np.ndarray]) -> xarray.Dataset:
@@ -432,6 +462,10 @@ def _profile(draw: np.random.Generator, grid: dict[str, np.ndarray], points: int
     rise = threshold[..., None] * ((rho - best[..., None]) / half[..., None]) ** 2
     kept = draw.random((shape[0], len(WIDTHS), len(TAUS), shape[1])) < 0.4
     kept[:, 1, 1] = True
+    fine = (shape[0], len(FINE_WIDTHS), len(FINE_TAUS), shape[1])
+    excess, allowed = draw.normal(0.004, 0.004, fine), draw.uniform(0.001, 0.006, fine)
+    excess[:, 2, 3] = allowed[:, 2, 3] = 0
+    excess[-1] = allowed[-1] = np.nan
     disagree = draw.random(shape) < 0.2
     data = {
         "rise": variable((*plain, "point"), rise, "1", "squares over the least, less one"),
@@ -444,11 +478,21 @@ def _profile(draw: np.random.Generator, grid: dict[str, np.ndarray], points: int
         "disagree": variable(plain, disagree.astype(float), "1", "1 where the two intervals differ"),
         "kept": variable(("layer", "width", "tau", "head"), kept.astype(float), "1", "1 where not rejected"),
     }
+    finer = ("layer", "width_fine", "tau_fine", "head")
+    data |= {
+        "kept_fine": variable(
+            finer, np.where(np.isnan(excess), np.nan, excess <= allowed), "1", "1 where not rejected"
+        ),
+        "excess_fine": variable(finer, excess, "1", "held-out squares over the chosen track's"),
+        "allowed_fine": variable(finer, allowed, "1", "excess up to which a track is not rejected"),
+    }
     coords = {
         **grid,
         "rho": variable(("point",), rho, "1", "what one step keeps"),
         "width": list(WIDTHS),
         "tau": list(TAUS),
+        "width_fine": variable(("width_fine",), np.array(FINE_WIDTHS), "1", "kernel width w"),
+        "tau_fine": variable(("tau_fine",), np.array(FINE_TAUS), "tokens", "decay length of the track"),
     }
     return xarray.Dataset(data, coords=coords)
 
@@ -541,6 +585,33 @@ def make_ablation(
         "placebos": placebos,
         "seed": seed,
     }
+    return xarray.Dataset(data, coords=coords, attrs=attrs)
+
+
+def _ablation(draw: np.random.Generator, grid: dict[str, np.ndarray], documents: int) -> xarray.Dataset:
+    """Removals of every term of every other head."""
+    one = make_ablation(documents=documents)
+    dims = ("layer", "head", "term")
+    shape = (len(grid["layer"]), len(grid["head"]), len(TERMS))
+    there = np.ones(shape)
+    there[np.add.outer(*map(np.arange, shape[:2])) % 2 == 0] = np.nan
+    data = {}
+    for name in ("removed", "placebo", "difference", "difference_by_kind"):
+        own = one[name].dims
+        size = tuple(one.sizes[dim] for dim in own)
+        middle, half = draw.normal(0.2, 0.3, (*shape, *size)), draw.uniform(0.1, 0.5, (*shape, *size))
+        for end, values in (("", middle), ("_low", middle - half), ("_high", middle + half)):
+            kept = values * there[(..., *(None,) * len(own))]
+            data[name + end] = variable((*dims, *own), kept, "see the coordinate unit", name + end)
+    low, high = (data[f"difference_{end}"].values[..., 0] for end in ("low", "high"))
+    data["no_causal_effect"] = variable(dims, ((low <= 0) & (high >= 0)) * there, "1", "1 where it covers 0")
+    data["unseen_share"] = variable(
+        dims, there * draw.uniform(0, 0.4, shape), "1", "share no output can show"
+    )
+    coords = {**grid, "term": list(TERMS)} | {
+        name: one[name].variable for name in ("measure", "unit", "kind")
+    }
+    attrs = {name: value for name, value in one.attrs.items() if name != "term"}
     return xarray.Dataset(data, coords=coords, attrs=attrs)
 
 

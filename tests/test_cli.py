@@ -17,10 +17,9 @@ from families import build, save_tokenizer
 from rich.console import Console
 from synthetic import make_result
 
-from infodyn_interp import RequestError, RunError, __version__, models, results, sweeping
+from infodyn_interp import RunError, __version__, models, results, sweeping
 from infodyn_interp.cli import commands, main, printing
 from infodyn_interp.cli.progress import Report
-from infodyn_interp.cli.requests import read_layers
 from infodyn_interp.cli.studies import ASIDE
 
 WORDS = ["clock", "rain", "why", "numbers", "one", "town", "proof", "step", "walk", "sure"]
@@ -208,11 +207,15 @@ def test_figures_are_written_in_every_format_asked_and_named(run, study, kinds):
         (["sweep", "--model", "demo"], r"Missing option '--texts'"),
         (["sweep", "--modl", "demo"], r"No such option: --modl .*--model"),
         (["sweep", "--model", "demo", "--texts", "t", "--out", "o", "--window", "many"], r"'--window'"),
-        (["sweep", "--model", "demo", "--texts", "t", "--out", "o", "--folds", "1"], r"'--folds'"),
+        (
+            ["sweep", "--model", "demo", "--texts", "t", "--out", "o", "--folds", "1"],
+            r"folds: 1 asked, .*at least 2",
+        ),
         (
             ["sweep", "--model", "demo", "--texts", "t", "--out", "o", "--dtype", "int8"],
             r"'int8' is not one of",
         ),
+        (["run"], r"Missing argument 'file'"),
         (["show", "/nowhere"], r"/nowhere: no result\.nc there"),
         (["show", "STUDY", "myths"], r"'myths' is not one of 'verdicts'"),
         (["show", "STUDY", "--heads", "1.1"], r"1\.1 asked, the layers are 0\.\.10 by 2"),
@@ -225,35 +228,6 @@ def test_a_wrong_request_is_one_line_and_exit_2(refused, study, words, message):
     before = tree(study)
     assert re.search(message, refused(*(study if word == "STUDY" else word for word in words)))
     assert tree(study) == before
-
-
-@pytest.mark.parametrize("layers", ["", "a", "1,,2", "-1", "0:9:0", "0:1:2:3", ":", "1.5"])
-def test_layers_that_cannot_be_read_are_refused(layers):
-    with pytest.raises(RequestError, match=r"is not a list such as 0,10,20 or a range such as 0:30:5"):
-        read_layers(layers)
-
-
-@pytest.mark.parametrize(
-    ("layers", "listed"),
-    [
-        (None, None),
-        ("0,10,20", [0, 10, 20]),
-        ("0:30:5", [0, 5, 10, 15, 20, 25]),
-        ("3:5, 1,3", [1, 3, 4]),
-        ("28:", [28, 29]),
-        ("::10", [0, 10, 20]),
-        (":2", [0, 1]),
-        ("35", [35]),
-        ("25:40:5", [25, 30, 35]),
-    ],
-)
-def test_layers_are_lists_and_ranges_as_python_slices_them(layers, listed):
-    assert read_layers(layers)(30) == listed
-
-
-def test_a_range_that_holds_no_layer_is_refused():
-    with pytest.raises(RequestError, match=r"'40:' names none of the model's 30"):
-        read_layers("40:")(30)
 
 
 def test_texts_that_are_not_there_are_found_before_the_model_is_sought(refused, tmp_path):
@@ -305,7 +279,8 @@ def test_another_runs_folder_is_refused_before_the_model_is_sought(refused, stud
 # A run
 
 
-def test_a_sweep_prints_what_it_saves_and_a_second_one_finds_it(run, model, corpus, tmp_path):
+def test_a_sweep_prints_what_it_saves_and_a_second_one_finds_it(run, model, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeping, "PLACEBOS", 2)
     out = tmp_path / "études 小" / "one"
     words = [
         "sweep",
@@ -321,6 +296,7 @@ def test_a_sweep_prints_what_it_saves_and_a_second_one_finds_it(run, model, corp
         "4",
     ]
     words += ["--layers", "0:3:2", "--documents", "6", "--reference-documents", "6", "--threads", "1"]
+    words += ["--ablate", "2.1"]
     code, printed, err = run(*words)
     assert code == 0, "\n".join(err)
     assert tree(out) == ["result.nc"]
@@ -328,6 +304,9 @@ def test_a_sweep_prints_what_it_saves_and_a_second_one_finds_it(run, model, corp
     result = results.open_result(out)
     assert result["terms"]["layer"].values.tolist() == [0, 2]
     assert results.summary(result).splitlines()[1] in printed
+    assert "Taken out of the live scores" in printed
+    code, rows, _ = run("show", out, "ablation", "--json")
+    assert {(row["layer"], row["head"]) for row in json.loads(rows)} == {(2, 1)}
     stamp = (out / "result.nc").stat().st_mtime_ns
     code, again, err = run(*words)
     assert (code, again) == (0, printed)
@@ -343,9 +322,9 @@ def test_a_sweep_prints_what_it_saves_and_a_second_one_finds_it(run, model, corp
         (["--layers", "0,7"], r"layers: 7 asked, the model has 3 \(0\.\.2\)"),
         (["--heads", "1.9"], r"heads: 1\.9 asked, the heads are 0\.\.3"),
         (["--layers", "1", "--heads", "0.1"], r"heads: 0\.1 asked, the layers are 1"),
+        (["--ablate", "1.9"], r"ablate: 1\.9 asked, the heads are 0\.\.3"),
         (["--window", "4000"], r"window|context"),
         (["--field", "body"], r"line 1 has no field 'body'; its fields are 'text'"),
-        (["--documents", "3"], r"documents must be at least 4"),
     ],
 )
 def test_what_only_the_model_or_the_texts_can_tell_is_refused_with_nothing_written(
@@ -368,7 +347,7 @@ def test_the_demo_names_every_path_it_writes_and_keeps_the_rest_for_the_referenc
     monkeypatch.setattr(models, "open_model", lambda source, before=models.open_model: before(model))
     monkeypatch.setitem(commands.DEMO, "window", 128)
     monkeypatch.setitem(commands.DEMO, "documents", 5)
-    monkeypatch.setattr(commands, "DEMO_LIMITS", "0,2")
+    monkeypatch.setitem(commands.DEMO, "limits", "0,2")
     out = tmp_path / "demo"
     code, printed, err = run("demo", "--out", out, "--threads", "1")
     assert code == 0, "\n".join(err)

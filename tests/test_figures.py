@@ -42,6 +42,7 @@ WITH_HEADS: list[Draw] = [
     figures.detection_limits,
     figures.spectrum,
     figures.reference_fit,
+    figures.ablation,
 ]
 DRAWN = [*WITH_HEADS, figures.landscape]
 TERMS = ("prosody", "rhythm", "state", "track")
@@ -82,11 +83,11 @@ def calibration(result: xarray.DataTree, **keywords: str) -> figures.Plate:
     return figures.calibration(make_calibration(), **keywords)
 
 
-def ablation(result: xarray.DataTree, **keywords: str) -> figures.Plate:
-    return figures.ablation(make_ablation(), **keywords)
+def removal(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.removal(make_ablation(), **keywords)
 
 
-EVERY = [*DRAWN, calibration, ablation]
+EVERY = [*DRAWN, calibration, removal]
 
 
 @pytest.fixture(scope="module")
@@ -574,12 +575,36 @@ def test_the_profile_of_rho_is_drawn_over_its_threshold_with_both_intervals(resu
         assert ("disagree" in ax.get_title("left")) == bool(here["disagree"])
 
 
-def test_the_tracks_profile_shows_the_share_of_heads_that_keep_a_pair(result: xarray.DataTree) -> None:
-    share = result["profile"]["kept"].mean("head").transpose("width", "tau", "layer").values
-    for k, ax in enumerate(_panels(figures.track_profile(result))):
+@pytest.mark.parametrize("end", ["", "_fine"])
+def test_the_tracks_profile_shows_the_share_of_heads_that_keep_a_pair(
+    result: xarray.DataTree, end: str
+) -> None:
+    data = result["profile"].to_dataset()
+    if not end:
+        fine = [name for name in data.data_vars if str(name).endswith("_fine")]
+        result = xarray.DataTree.from_dict({"/profile": data.drop_vars(fine)})
+    share = data[f"kept{end}"].mean("head").transpose(f"width{end}", f"tau{end}", "layer").values
+    panels = _panels(figures.track_profile(result))
+    for ax, expected in zip(panels, share, strict=True):
         (mesh,) = _drawn(ax, "map")
-        np.testing.assert_allclose(mesh.get_array().reshape(share[k].shape), share[k])
+        drawn = np.ma.filled(mesh.get_array(), np.nan).reshape(expected.shape)
+        np.testing.assert_allclose(drawn, expected)
         assert (mesh.norm.vmin, mesh.norm.vmax) == (0, 1)
+
+
+def test_named_heads_show_each_pairs_excess_over_its_threshold_and_what_is_kept(
+    result: xarray.DataTree,
+) -> None:
+    data = result["profile"].to_dataset().transpose("width_fine", "tau_fine", ...)
+    names = ["4.1", "0.3", "2.2"]
+    layers, heads = (xarray.DataArray([int(name.split(".")[k]) for name in names]) for k in (0, 1))
+    here = data.sel(layer=layers, head=heads)
+    ratio = (here["excess_fine"] / here["allowed_fine"]).where(here["allowed_fine"] > 0, 0).values
+    for k, ax in enumerate(_panels(figures.track_profile(result, heads=names))):
+        (mesh,) = _drawn(ax, "map")
+        np.testing.assert_allclose(mesh.get_array().reshape(ratio[k].shape), ratio[k])
+        row, column = np.nonzero(here["kept_fine"].values[k])
+        np.testing.assert_array_equal(_points(ax, "kept"), np.stack([column, row], 1) + 0.5)
 
 
 def test_detection_limits_are_dark_where_an_absence_may_be_called_one(result: xarray.DataTree) -> None:
@@ -616,9 +641,28 @@ def test_the_calibration_shows_rates_with_wilson_intervals() -> None:
     assert "n = 60 runs a point, of 16 or 24 documents; 8 worlds" in figures.calibration(table).caption
 
 
-def test_an_ablation_shows_the_term_its_placebos_and_their_difference() -> None:
+@pytest.mark.parametrize("heads", [None, "4.1,0.3"])
+def test_an_ablation_shows_the_loss_of_every_head_that_was_touched(
+    result: xarray.DataTree, heads: str | None
+) -> None:
+    data = result["ablation"].to_dataset()
+    odd = [(2 * place, head) for place in range(6) for head in range(4) if (place + head) % 2]
+    places = [(4, 1), (0, 3)] if heads else odd
+    plate = figures.ablation(result, heads=heads)
+    without = []
+    for ax, term in zip(_panels(plate), TERMS, strict=True):
+        here = [data.sel(layer=layer, head=head, term=term, measure="loss") for layer, head in places]
+        drawn = {round(float(x)): y for x, y in _points(ax, "head")}
+        assert [drawn[place] for place in range(len(here))] == [one["difference"].item() for one in here]
+        ends = {tuple(line[:, 1]) for lines in _drawn(ax, "interval") for line in lines.get_segments()}
+        assert ends == {(one["difference_low"].item(), one["difference_high"].item()) for one in here}
+        without.append(f"{term} {sum(bool(one['no_causal_effect']) for one in here)}")
+    assert f"No causal effect on the loss (heads): {', '.join(without)}." in plate.caption
+
+
+def test_a_removal_shows_the_term_its_placebos_and_their_difference() -> None:
     data = make_ablation()
-    plate = figures.ablation(data)
+    plate = figures.removal(data)
     for ax, measure in zip(_panels(plate), data["measure"].values, strict=True):
         here = data.sel(measure=measure)
         for name in ("removed", "difference"):
@@ -643,7 +687,7 @@ def test_a_result_without_any_estimate_is_still_drawn(draw: Draw, result: xarray
             data["verdict"] = xarray.full_like(data["verdict"], "NOT_ESTIMABLE")
 
     empty = result
-    for group in ("terms", "reference", "verdicts", "carry", "spectrum", "profile", "limits"):
+    for group in ("terms", "reference", "verdicts", "carry", "spectrum", "profile", "limits", "ablation"):
         empty = _with(empty, group, lose)
     plate = draw(empty)
     _written(plate, "pdf")
@@ -717,9 +761,7 @@ def test_save_all_draws_what_the_result_can_carry(result: xarray.DataTree, tmp_p
     assert [path.name for path in figures.save_all(part, tmp_path)] == ["reference_fit.pdf"]
 
 
-def test_save_all_skips_what_a_group_does_not_hold_and_draws_an_ablation_that_is_there(
-    result: xarray.DataTree, tmp_path: Path
-) -> None:
+def test_save_all_skips_what_a_group_does_not_hold(result: xarray.DataTree, tmp_path: Path) -> None:
     def cut(*names: str) -> Callable[[xarray.Dataset], None]:
         def drop(data: xarray.Dataset) -> None:
             for name in names:
@@ -731,14 +773,11 @@ def test_save_all_skips_what_a_group_does_not_hold_and_draws_an_ablation_that_is
     part = _with(part, "carry", cut("ladder_sill", "layer_magnitude", "variogram_permuted"))
     part = _with(part, "profile", cut("rise"))
     del part["limits"]
-    whole = xarray.DataTree.from_dict({"/": xarray.Dataset(attrs=part.attrs)})
-    for name, group in part.children.items():
-        whole[name] = xarray.DataTree(group.to_dataset())
-    whole["ablation"] = xarray.DataTree(make_ablation())
-    drawn = {path.stem for path in figures.save_all(whole, tmp_path)}
-    missing = {"contrasts", "carry_ladder", "carry_over", "rho_profile", "detection_limits"}
+    del part["ablation"]
+    drawn = {path.stem for path in figures.save_all(part, tmp_path)}
+    missing = {"contrasts", "carry_ladder", "carry_over", "rho_profile", "detection_limits", "ablation"}
     first = selection.most_gain(result)
-    assert drawn == {draw.__name__ for draw in WITH_HEADS} - missing | {"ablation", f"landscape_{first}"}
+    assert drawn == {draw.__name__ for draw in WITH_HEADS} - missing | {f"landscape_{first}"}
     assert not _drawn(figures.variogram(part).axes[0], "null")
 
 
@@ -766,7 +805,8 @@ def test_save_all_skips_what_a_group_does_not_hold_and_draws_an_ablation_that_is
         ),
         (lambda result, out: figures.calibration(make_calibration().drop(columns=["runs"])), "no runs"),
         (lambda result, out: figures.calibration(make_calibration().iloc[:0]), "no rows"),
-        (lambda result, out: figures.ablation(xarray.Dataset()), "take what `ablate` returns"),
+        (lambda result, out: figures.ablation(result, heads="9.9"), r"9\.9"),
+        (lambda result, out: figures.removal(xarray.Dataset()), "take what `ablate` returns"),
         (lambda result, out: figures.save_all(xarray.DataTree(), out), "no group"),
         (lambda result, out: figures.save_all(result, out, format="bmp"), "pdf, svg, png"),
         (lambda result, out: figures.save_all(result, out, heads="9.9"), r"9\.9"),

@@ -144,7 +144,42 @@ def test_tables_of_heads_and_stages_are_tidy(result):
     assert energy["covariance_share_track_nuisance"].to_numpy() == pytest.approx(pairs, abs=0)
     cost = results.table(result, "cost")
     assert cost.columns.tolist() == ["stage", "seconds", "tokens_per_second", "peak_mib"]
-    assert cost["stage"].tolist() == ["count", "reference", "fit", "reduce"]
+    assert cost["stage"].tolist() == ["count", "survey", "fit", "reduce"]
+
+
+def test_a_removal_has_a_row_for_each_measure_and_heads_left_alone_have_none(result):
+    table, group = results.table(result, "ablation"), result["ablation"].to_dataset()
+    touched = group["no_causal_effect"].notnull().all("term")
+    assert len(table) == int(touched.sum()) * 4 * 4
+    for row in table.sample(9, random_state=0).itertuples():
+        here = group.sel(layer=row.layer, head=row.head, term=row.term, measure=row.measure)
+        assert (row.difference, row.removed_low) == (here["difference"].item(), here["removed_low"].item())
+        assert row.difference_permuted_high == here["difference_by_kind_high"].sel(kind="permuted").item()
+        assert row.no_causal_effect is bool(here["no_causal_effect"])
+        assert row.unit == here["unit"].item()
+    assert results.table(result, "ablation", heads="0.0").empty
+
+
+def test_the_summary_says_which_identified_terms_the_model_does_without(result):
+    changed = result.copy(deep=True)
+    changed["verdicts/verdict"][:] = "WEAK"
+    changed["verdicts/verdict"].loc[{"layer": [0, 2], "head": [0, 1], "term": ["state", "track"]}] = (
+        "IDENTIFIED"
+    )
+    changed["ablation/no_causal_effect"][:] = changed["ablation/no_causal_effect"] * 0
+    said = "IDENTIFIED, but without causal effect"
+    assert said not in results.summary(changed)
+    for term in ("prosody", "track"):
+        changed["ablation/no_causal_effect"].loc[{"layer": 2, "head": 0, "term": term}] = 1
+    words = results.summary(changed)
+    assert f"  {said} (the interval covers 0): track of 2.0.\n" in words + "\n"
+    low, high = (
+        changed[f"ablation/difference_{end}"].sel(measure="loss", layer=2, head=0, term="track").item()
+        for end in ("low", "high")
+    )
+    assert f"[{low:.3g}, {high:.3g}] nats" in words
+    del changed["ablation"]
+    assert "live scores" not in results.summary(changed)
 
 
 @pytest.mark.parametrize("name", results.TABLES)
@@ -212,6 +247,27 @@ def test_the_summary_counts_verdicts_and_says_how_sure_and_what_next(result):
         assert f"Next: do something about {common}." in part
     assert f"{result.attrs['tokens_fitted']:,} tokens" in words
     assert result["reference"].attrs["reference"] in words
+
+
+def test_the_summary_counts_heads_whose_innovations_follow_the_prosody_residual(result):
+    carry = results.table(result, "carry")
+    found = carry[(carry["interference_q"] <= 0.05) & (carry["interference"].abs() >= 0.1)]
+    grow = (found["interference"] > 0).sum()
+    assert 0 < grow < len(found) < len(carry)
+    said = f"in {len(found)} of {len(carry)} heads ({grow} grow with it, {len(found) - grow} shrink;"
+    assert said in results.summary(result)
+    bare = result.copy()
+    names = [name for name in result["carry"].data_vars if str(name).startswith("interference")]
+    bare["carry"] = xarray.DataTree(result["carry"].to_dataset().drop_vars(names))
+    assert "Innovations follow" not in results.summary(bare)
+
+
+def test_precisions_are_a_table_with_a_row_for_every_dtype(result):
+    table = results.table(result, "precisions")
+    assert len(table) == 3 * 24
+    rounded = table[table["dtype"] == "bfloat16"]
+    assert (rounded["contrast_low"] > 0).all()
+    assert not table.loc[table["dtype"] == "float32", ["contrast", "rise_contrast"]].any(axis=None)
 
 
 def test_the_summary_sets_the_model_beside_each_null(result):

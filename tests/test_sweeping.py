@@ -11,10 +11,16 @@ import torch
 import xarray
 
 import infodyn_interp as idi
+from infodyn_interp import sweeping
+from infodyn_interp.energy import ablate
+from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.identify.nulls import NULLS
 from infodyn_interp.models import Model, open_model
+from infodyn_interp.reducing import label_basis
+from infodyn_interp.reducing.structure import label_profile
+from infodyn_interp.results import open_result
 from infodyn_interp.sweeping import Settings, gather, sweep
 from infodyn_interp.texts import Texts, read_texts
 
@@ -146,6 +152,72 @@ def test_layers_alone_give_what_they_give_together(model: Model, result: xarray.
     )
 
 
+def test_the_basis_keeps_the_coefficients_without_each_fold(model: Model) -> None:
+    settings = Settings((0, 2), state_rank=4, carry=False)
+    gathered = gather(model, read(model, write_documents(20)), settings)
+    kept = label_basis(gathered)["coefficient_without"]
+    assert kept.dims == ("fold", "layer", "head", "column")
+    for layer, fit in gathered.fits.items():
+        np.testing.assert_allclose(kept.sel(layer=layer), fit.coefficient_without, rtol=1e-6)
+        np.testing.assert_array_equal(kept.sel(layer=layer).fold, np.arange(12))
+
+
+def test_terms_of_named_heads_are_taken_out_on_the_documents_of_the_nulls(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "PLACEBOS", 2)
+    texts, told = read(model, write_documents(20)), []
+    sweep(
+        model,
+        texts,
+        layers=[0, 2],
+        state_rank=4,
+        carry=False,
+        nulls=(),
+        limits=(),
+        seed=3,
+        ablate="2.1,0.3",
+        out=tmp_path,
+        progress=lambda stage, done, total: told.append((done, total)) if stage == "ablation" else None,
+    )
+    made = open_result(tmp_path)
+    assert json.loads(made.attrs["run"])["ablate"] == ["0.3", "2.1"]
+    group = made["ablation"].to_dataset()
+    assert (group.layer.values.tolist(), group["head"].values.tolist()) == ([0, 2], [1, 3])
+    assert group["document"].values.tolist() == [0, 1, 2, 3]  # of 12 folds a third
+    asked = np.array([[False, True], [True, False]])
+    for name, values in group.data_vars.items():
+        assert values.attrs["long_name"], name
+        known = values.transpose("layer", "head", ...).notnull().values
+        assert (known.reshape(2, 2, -1).any(-1) == asked).all(), name
+    batch = next(texts.part(windows_per_document=1).batches(4))
+    for term in ("rhythm", "track"):
+        alone = ablate(model, batch, made, layer=2, head=1, term=term, placebos=2, seed=3)
+        here = group.sel(layer=2, head=1, term=term)
+        for name in ("difference", "difference_low", "difference_by_kind_high", "unseen_share"):
+            np.testing.assert_allclose(here[name], np.squeeze(alone[name]), atol=1e-5)
+        assert bool(here["no_causal_effect"]) == bool(alone["no_causal_effect"])
+    assert told == sorted(told)
+    assert told[-1] == (8 * 5 * 4 * WINDOW,) * 2  # heads and terms, the removal and its placebos, documents
+    assert float(made["cost/tokens_per_second"].sel(stage="ablation")) > 0
+    table = idi.table(made, "ablation")
+    assert len(table) == 2 * 4 * 4
+    assert set(zip(table["layer"], table["head"], strict=True)) == {(0, 3), (2, 1)}
+
+
+def test_scores_that_cannot_be_bent_are_refused_before_any_work(
+    tiny_tokenizer: object, tmp_path: Path
+) -> None:
+    stiff = open_model(families.build("opt"), tokenizer=tiny_tokenizer)
+    attention, inherited = stiff.bridge.blocks[1].attn, type(stiff.bridge.blocks[1].attn).forward
+    attention.__class__ = type(
+        "Elsewhere", (type(attention),), {"forward": lambda *a, **k: inherited(*a, **k)}
+    )
+    with pytest.raises(RequestError, match="layer 1: its scores cannot be bent"):
+        sweep(stiff, read(stiff, write_documents(20)), state_rank=4, ablate=["1.0"], out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_progress_counts_every_token(model: Model) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
     texts = read(model, write_documents(20))
@@ -156,7 +228,7 @@ def test_progress_counts_every_token(model: Model) -> None:
         state_rank=4,
         progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
     )
-    assert seen["reference"][-1] == (texts.tokens("reference"),) * 2
+    assert seen["survey"][-1] == (texts.tokens("reference"),) * 2
     assert seen["fit"][-1] == (texts.tokens(),) * 2
 
 
@@ -169,6 +241,9 @@ def test_progress_counts_every_token(model: Model) -> None:
         ({"state_rank": 999}, "state_rank: 999 asked"),
         ({"micro_batch": 0}, "micro_batch: 0 asked"),
         ({"threads": -1}, "threads: -1 asked"),
+        ({"ablate": "1.9"}, r"ablate: 1\.9 asked, the heads are 0\.\.3"),
+        ({"ablate": "1.0", "layers": [0, 2]}, r"ablate: 1\.0 asked, the layers are 0, 2"),
+        ({"ablate": "10"}, r"ablate: '10' is not layer\.head"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_nothing(
@@ -223,7 +298,13 @@ def test_scores_that_are_not_numbers_stop_the_run_and_name_the_place(
             sweep(model, texts, reference="zero", state_rank=4, out=tmp_path)
     finally:
         handle.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "shards"
+    ]  # what was finished is kept for another try
+    kept = {path.name for path in (tmp_path / "shards").iterdir()}
+    assert {"run.json", "study-check.npz"} <= kept <= {
+        "lock", "progress.json", "run.json", "study-check.npz", "study-means", "study-survey.npz"
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -282,11 +363,27 @@ def test_every_verdict_comes_with_a_reason_and_thresholds_within_reach(judged: x
     assert (absent["limit"] <= thresholds["small"]).all()
 
 
+def test_limited_layers_have_profiles_on_a_finer_grid_of_the_first_documents(model: Model) -> None:
+    settings = Settings((0, 1), state_rank=4, carry=False, limits=(1,), ladder_documents=9)
+    gathered = gather(model, read(model, write_documents(20)), settings)
+    (fine,) = gathered.fine.values()
+    np.testing.assert_array_equal(fine.pairs, np.where(np.arange(12) < 9, support_of(WINDOW).pairs, 0))
+    made = label_profile(gathered, [0, 1])
+    assert made["kept"].sizes == {"layer": 2, "head": model.heads, "width": 3, "tau": 3}
+    assert made["kept_fine"].sizes["width_fine"] * made["kept_fine"].sizes["tau_fine"] == 35
+    for name in ("kept_fine", "excess_fine", "allowed_fine"):
+        assert made[name].sel(layer=0).isnull().all()
+        assert made[name].sel(layer=1).notnull().all()
+    chosen = made.sel(layer=1).where(made["allowed_fine"].sel(layer=1) == 0)
+    assert (chosen["kept_fine"].sum(("width_fine", "tau_fine")) == 1).all()
+
+
 def test_what_was_not_asked_for_is_not_there(model: Model) -> None:
     plain = sweep(
         model, read(model, write_documents(20)), layers=[1], state_rank=4, carry=False, nulls=(), limits=()
     )
     assert not {"carry", "limits"} & set(plain.children)
+    assert "kept_fine" not in plain["profile"]
     assert "null" not in plain["verdicts"].dims
     carry = plain["verdicts"].to_dataset().sel(term="carry")
     assert (carry["verdict"] == "NOT_ESTIMABLE").all()

@@ -11,6 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpora import (
+    DRESSED,
+    PLAIN,
+    SPECIAL,
+    everything,
+    json_lines,
+    refusal,
+    same,
+    spell_corpus,
+    spell_document,
+    word_tokenizer,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import (
@@ -31,22 +43,6 @@ from infodyn_interp.texts.sources import open_corpus
 from infodyn_interp.texts.windows import evenly_spaced, whole_number
 
 PROSE = "The river ran on, and 17 boats ran too; no one knew why. “Où est-il?” 日本語.\n\nYes: 🙂 on and on. "
-SPECIAL = ["<unk>", "<s>", "</s>"]
-
-
-def _words(template=None, **special):
-    """One token a word, so that documents of a known number of tokens can be written down."""
-    vocabulary = {token: index for index, token in enumerate(SPECIAL + [f"w{n}" for n in range(500)])}
-    backend = Tokenizer(models.WordLevel(vocabulary | {"a": len(vocabulary)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if template:
-        ids = [(token, vocabulary[token]) for token in SPECIAL]
-        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **special)
-
-
-PLAIN = _words(bos_token="<s>")
-DRESSED = _words("<s> $A </s>", bos_token="<s>", eos_token="</s>")
 
 
 def _trained(backend, **more):
@@ -106,36 +102,6 @@ def real_or_trained(request, smollm2):
     return smollm2 if request.param == "smollm2" else made[request.param]()
 
 
-def _document(tokens, seed=0):
-    generator = np.random.default_rng([tokens, seed])
-    return " ".join(f"w{n}" for n in generator.integers(0, 500, tokens))
-
-
-def _corpus(count, tokens=100):
-    return [_document(tokens + number % 7, number) for number in range(count)]
-
-
-def _everything(texts, role, size=7):
-    batches = list(texts.batches(size, role))
-    arrays = [
-        np.concatenate([getattr(b, name) for b in batches]) for name in ("document", "position", "fold")
-    ]
-    return [torch.cat([batch.tokens for batch in batches]).numpy(), *arrays]
-
-
-def _same(one, other):
-    return all(
-        np.array_equal(a, b)
-        for role in ("fitted", "reference")
-        for a, b in zip(_everything(one, role), _everything(other, role), strict=True)
-    )
-
-
-def _refusal(error):
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
 # --- laws of windows -------------------------------------------------------------------------------------
 
 
@@ -145,7 +111,7 @@ LENGTHS = st.lists(st.integers(0, 260), min_size=1, max_size=12)
 @settings(max_examples=60, deadline=None)
 @given(LENGTHS, st.integers(32, 50), st.integers(1, 6), st.integers(1, 6), st.sampled_from([PLAIN, DRESSED]))
 def test_every_document_and_token_is_counted_once(lengths, window, cap, reference_cap, tokenizer):
-    corpus = [_document(length, seed) for seed, length in enumerate(lengths + [300] * 5)]
+    corpus = [spell_document(length, seed) for seed, length in enumerate(lengths + [300] * 5)]
     corpus += corpus[::3]
     texts = read_texts(
         corpus, tokenizer, window, windows_per_document=cap, reference_windows_per_document=reference_cap
@@ -171,7 +137,7 @@ def test_every_document_and_token_is_counted_once(lengths, window, cap, referenc
 @settings(max_examples=60, deadline=None)
 @given(LENGTHS, st.integers(32, 50), st.sampled_from([PLAIN, DRESSED]), st.integers(1, 9))
 def test_windows_tile_each_document_and_cross_none(lengths, window, tokenizer, size):
-    corpus = [_document(length, seed) for seed, length in enumerate(lengths + [300] * 5)]
+    corpus = [spell_document(length, seed) for seed, length in enumerate(lengths + [300] * 5)]
     texts = read_texts(corpus, tokenizer, window, windows_per_document=99, reference_windows_per_document=99)
     room = window if texts.bos is None else window - 1
     expected = [
@@ -180,7 +146,7 @@ def test_windows_tile_each_document_and_cross_none(lengths, window, tokenizer, s
     ]
     found = []
     for role in ("fitted", "reference"):
-        tokens, document, position, fold = _everything(texts, role, size)
+        tokens, document, position, fold = everything(texts, role, size)
         if texts.bos is not None:
             assert (tokens[:, 0] == texts.bos).all()
             tokens = tokens[:, 1:]
@@ -195,26 +161,26 @@ def test_windows_tile_each_document_and_cross_none(lengths, window, tokenizer, s
 @settings(max_examples=30, deadline=None)
 @given(st.permutations(range(11)), st.integers(1, 20))
 def test_the_order_of_documents_changes_nothing(order, size):
-    corpus = _corpus(11, 150)
+    corpus = spell_corpus(11, 150)
     settled = read_texts(corpus, PLAIN, 32, folds=3)
     moved = read_texts([corpus[index] for index in order], PLAIN, 32, folds=3)
     assert moved.digest == settled.digest
     assert moved.census == settled.census
-    assert _same(moved, settled)
-    for one, other in zip(_everything(moved, "fitted", size), _everything(settled, "fitted", 1), strict=True):
+    assert same(moved, settled)
+    for one, other in zip(everything(moved, "fitted", size), everything(settled, "fitted", 1), strict=True):
         assert np.array_equal(one, other)
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 8), max_size=12))
 def test_repeating_documents_changes_only_the_count_of_duplicates(repeated):
-    corpus = _corpus(9)
+    corpus = spell_corpus(9)
     once = read_texts(corpus, PLAIN, 32)
     more = read_texts(corpus + [corpus[index] for index in repeated], PLAIN, 32)
     assert more.digest == once.digest
     assert more.census.duplicates == len(repeated)
     assert more.census.tokens_read == once.census.tokens_read
-    assert _same(more, once)
+    assert same(more, once)
 
 
 @given(st.integers(1, 3000), st.integers(1, 40))
@@ -231,31 +197,36 @@ def test_sampled_windows_are_evenly_spaced_from_the_first_to_the_last(count, cap
 
 def test_windows_are_capped_by_role():
     texts = read_texts(
-        _corpus(8, 1000), PLAIN, 32, windows_per_document=3, reference_windows_per_document=5, documents=4
+        spell_corpus(8, 1000),
+        PLAIN,
+        32,
+        windows_per_document=3,
+        reference_windows_per_document=5,
+        documents=4,
     )
-    position = _everything(texts, "fitted")[2].reshape(-1, 3)
+    position = everything(texts, "fitted")[2].reshape(-1, 3)
     assert np.array_equal(position, np.tile([0, 15, 30], (4, 1)))
-    assert np.array_equal(_everything(texts, "reference")[2].reshape(-1, 5)[:, [0, -1]], [[0, 30]] * 4)
+    assert np.array_equal(everything(texts, "reference")[2].reshape(-1, 5)[:, [0, -1]], [[0, 30]] * 4)
 
 
 @pytest.mark.parametrize("fitted", [4, 16, 24, 25, 200])
 def test_no_fold_is_empty_and_folds_differ_by_one_document_at_most(fitted):
-    corpus = _corpus(fitted + 2, 40)
+    corpus = spell_corpus(fitted + 2, 40)
     texts = read_texts(corpus, PLAIN, 32, reference_documents=2)
     assert texts.documents == fitted
     assert texts.folds == min(fitted, 24)
-    _, document, _, fold = _everything(texts, "fitted")
+    _, document, _, fold = everything(texts, "fitted")
     sizes = np.bincount(fold, minlength=texts.folds)
     assert sizes.min() >= 1
     assert sizes.max() - sizes.min() <= 1
-    again = _everything(read_texts(corpus[::-1], PLAIN, 32, reference_documents=2), "fitted")
+    again = everything(read_texts(corpus[::-1], PLAIN, 32, reference_documents=2), "fitted")
     assert np.array_equal(again[1], document)
     assert np.array_equal(again[3], fold)
 
 
 def test_shards_of_documents_make_up_the_whole():
-    texts = read_texts(_corpus(20, 200), PLAIN, 32)
-    whole = _everything(texts, "fitted")[0]
+    texts = read_texts(spell_corpus(20, 200), PLAIN, 32)
+    whole = everything(texts, "fitted")[0]
     shards = [
         batch.tokens
         for start in range(0, 10, 3)
@@ -284,25 +255,27 @@ def test_shards_of_documents_make_up_the_whole():
     ],
 )
 def test_reference_and_fitted_documents_are_as_many_as_asked(eligible, documents, reference, expected):
-    texts = read_texts(_corpus(eligible, 40), PLAIN, 32, documents=documents, reference_documents=reference)
+    texts = read_texts(
+        spell_corpus(eligible, 40), PLAIN, 32, documents=documents, reference_documents=reference
+    )
     assert (texts.documents, texts.reference_documents) == expected
     assert texts.census.documents_unused == eligible - sum(expected)
-    fitted, held = (set(map(bytes, _everything(texts, role)[0])) for role in ("fitted", "reference"))
+    fitted, held = (set(map(bytes, everything(texts, role)[0])) for role in ("fitted", "reference"))
     assert not fitted & held
 
 
 def test_token_types_are_those_of_the_windows_that_are_read():
-    texts = read_texts(_corpus(9, 300), DRESSED, 32, windows_per_document=2)
+    texts = read_texts(spell_corpus(9, 300), DRESSED, 32, windows_per_document=2)
     for role in ("fitted", "reference"):
-        assert np.array_equal(texts.token_types(role), np.unique(_everything(texts, role)[0]))
+        assert np.array_equal(texts.token_types(role), np.unique(everything(texts, role)[0]))
     assert not np.array_equal(texts.token_types("fitted"), texts.token_types("reference"))
 
 
 def test_one_window_is_the_window_of_that_place_sampled_or_not():
-    corpus = _corpus(8, 1000)
+    corpus = spell_corpus(8, 1000)
     sampled = read_texts(corpus, DRESSED, 32, windows_per_document=2)
     full = read_texts(corpus, DRESSED, 32, windows_per_document=99)
-    tokens, document, position, _ = _everything(full, "fitted")
+    tokens, document, position, _ = everything(full, "fitted")
     for index in (0, 1, 17, len(tokens) - 1):
         one = sampled.one_window(int(document[index]), int(position[index]))
         assert np.array_equal(one.tokens.numpy(), tokens[index : index + 1])
@@ -324,20 +297,20 @@ def test_one_window_is_the_window_of_that_place_sampled_or_not():
     ],
 )
 def test_a_window_starts_with_bos_only_where_the_tokenizer_adds_one(template, special, wanted):
-    texts = read_texts(_corpus(6), _words(template, **special), 32)
+    texts = read_texts(spell_corpus(6), word_tokenizer(template, **special), 32)
     assert texts.bos == wanted
-    tokens = _everything(texts, "fitted")[0]
+    tokens = everything(texts, "fitted")[0]
     assert (tokens[:, 0] == wanted).all() if wanted is not None else (tokens >= len(SPECIAL)).all()
     assert (tokens[:, 1:] >= len(SPECIAL)).all()
 
 
 @pytest.mark.parametrize("tokenizer", [PLAIN, DRESSED])
 def test_the_shuffled_twin_has_the_same_windows_in_another_order(tokenizer):
-    texts = read_texts(_corpus(12, 200), tokenizer, 32)
+    texts = read_texts(spell_corpus(12, 200), tokenizer, 32)
     twin = texts.shuffled(5)
     for role in ("fitted", "reference"):
-        tokens, *places = _everything(texts, role)
-        moved, *same_places = _everything(twin, role)
+        tokens, *places = everything(texts, role)
+        moved, *same_places = everything(twin, role)
         assert all(map(np.array_equal, places, same_places))
         assert np.array_equal(np.sort(moved, axis=1), np.sort(tokens, axis=1))
         assert (moved != tokens).any(axis=1).all()
@@ -348,19 +321,21 @@ def test_the_shuffled_twin_has_the_same_windows_in_another_order(tokenizer):
 
 
 def test_the_shuffle_of_a_window_depends_on_seed_and_place_alone():
-    corpus = _corpus(12, 500)
+    corpus = spell_corpus(12, 500)
     twin = read_texts(corpus, PLAIN, 32).shuffled(5)
-    assert _same(twin, read_texts(corpus[::-1], PLAIN, 32).shuffled(5))
-    assert _same(twin, twin.shuffled(1).shuffled(5))
-    assert not _same(twin, twin.shuffled(6))
+    assert same(twin, read_texts(corpus[::-1], PLAIN, 32).shuffled(5))
+    assert same(twin, twin.shuffled(1).shuffled(5))
+    assert not same(twin, twin.shuffled(6))
     capped = read_texts(corpus, PLAIN, 32, windows_per_document=1, reference_documents=6).shuffled(5)
-    first = _everything(twin, "fitted")
-    assert np.array_equal(_everything(capped, "fitted")[0], first[0][first[2] == 0])
+    first = everything(twin, "fitted")
+    assert np.array_equal(everything(capped, "fitted")[0], first[0][first[2] == 0])
 
 
 def test_a_shuffle_prefers_no_order():
-    texts = read_texts([_document(32 * 40, seed) for seed in range(60)], PLAIN, 32, windows_per_document=40)
-    tokens, moved = (_everything(some, "fitted")[0] for some in (texts, texts.shuffled(0)))
+    texts = read_texts(
+        [spell_document(32 * 40, seed) for seed in range(60)], PLAIN, 32, windows_per_document=40
+    )
+    tokens, moved = (everything(some, "fitted")[0] for some in (texts, texts.shuffled(0)))
     unique = np.array([len(set(row)) == 32 for row in tokens])
     where_first_went = (moved == tokens[:, :1]).argmax(axis=1)[unique]
     counts = np.bincount(where_first_went, minlength=32)
@@ -370,7 +345,7 @@ def test_a_shuffle_prefers_no_order():
 
 
 def test_the_digest_changes_with_all_that_changes_the_windows():
-    corpus = _corpus(20, 200)
+    corpus = spell_corpus(20, 200)
     settings_of = [
         {},
         {"window": 33},
@@ -382,7 +357,7 @@ def test_the_digest_changes_with_all_that_changes_the_windows():
     ]
     digests = [read_texts(corpus, PLAIN, **({"window": 32} | some)).digest for some in settings_of]
     digests += [read_texts(corpus[1:], PLAIN, 32).digest, read_texts(corpus, DRESSED, 32).digest]
-    larger = _words(bos_token="<s>")
+    larger = word_tokenizer(bos_token="<s>")
     larger.add_tokens(["w500"])
     digests.append(read_texts(corpus, larger, 32).digest)
     twin = read_texts(corpus, PLAIN, 32).shuffled(1)
@@ -394,24 +369,20 @@ def test_the_digest_changes_with_all_that_changes_the_windows():
 # --- formats ---------------------------------------------------------------------------------------------
 
 
-def _lines(records, end="\n", bom=""):
-    return (bom + "".join(json.dumps(record) + end for record in records)).encode()
-
-
 def _written(folder, how, corpus):
     """Write the same documents in one of the formats; return what to pass to read_texts."""
     file, extra = folder / "corpus.jsonl", {}
     records = [{"id": number, "text": text} for number, text in enumerate(corpus)]
     if how == "jsonl":
-        file.write_bytes(_lines(records))
+        file.write_bytes(json_lines(records))
     elif how == "windows jsonl":
-        file.write_bytes(_lines(records, "\r\n\r\n", "\ufeff"))
+        file.write_bytes(json_lines(records, "\r\n\r\n", "\ufeff"))
     elif how == "no last newline":
-        file.write_bytes(_lines(records)[:-1])
+        file.write_bytes(json_lines(records)[:-1])
     elif how == "prompt and completion":
-        file.write_bytes(_lines({"prompt": text[:50], "completion": text[50:]} for text in corpus))
+        file.write_bytes(json_lines({"prompt": text[:50], "completion": text[50:]} for text in corpus))
     elif how == "field":
-        file.write_bytes(_lines({"text": "other", "body": text} for text in corpus))
+        file.write_bytes(json_lines({"text": "other", "body": text} for text in corpus))
         extra = {"field": "body"}
     elif how == "split":
         file, extra = folder / "corpus.txt", {"split": True}
@@ -422,8 +393,8 @@ def _written(folder, how, corpus):
     elif how == "folder":
         file = folder
         (folder / "deeper ö").mkdir()
-        (folder / "deeper ö" / "rest.jsonl").write_bytes(_lines(records[6:]))
-        (folder / ".hidden.txt").write_text(_document(100, 99))
+        (folder / "deeper ö" / "rest.jsonl").write_bytes(json_lines(records[6:]))
+        (folder / ".hidden.txt").write_text(spell_document(100, 99))
         (folder / "picture.png").write_bytes(b"\x89PNG\xff")
         for number, text in enumerate(corpus[:6]):
             ending = ["txt", "md", "text", "TXT"][number % 4]
@@ -448,18 +419,18 @@ def _written(folder, how, corpus):
     ],
 )
 def test_the_format_of_a_corpus_changes_no_window(tmp_path, how):
-    corpus = [f"{text}\nzwei “ö”" for text in _corpus(11)]
+    corpus = [f"{text}\nzwei “ö”" for text in spell_corpus(11)]
     source, extra = _written(tmp_path, how, corpus)
     texts = read_texts(source, PLAIN, 32, **extra)
     listed = read_texts(corpus, PLAIN, 32)
     assert texts.census == listed.census
     assert texts.digest == listed.digest
-    assert _same(texts, listed)
+    assert same(texts, listed)
 
 
 def test_a_text_file_is_one_document_unless_split(tmp_path):
     for number in range(6):
-        (tmp_path / f"{number}.txt").write_text("\n\n".join(_corpus(2 + number)))
+        (tmp_path / f"{number}.txt").write_text("\n\n".join(spell_corpus(2 + number)))
     assert read_texts(tmp_path, PLAIN, 32).census.documents_read == 6
     split = read_texts(tmp_path, PLAIN, 32, split=True).census
     assert split.documents_read == sum(range(2, 8))
@@ -467,18 +438,18 @@ def test_a_text_file_is_one_document_unless_split(tmp_path):
 
 
 def test_line_ends_of_text_files_change_no_window(tmp_path):
-    corpus = [f"{PROSE}{text}\n\n\n{PROSE}\n" for text in _corpus(6)]
+    corpus = [f"{PROSE}{text}\n\n\n{PROSE}\n" for text in spell_corpus(6)]
     for folder, end in (("unix", b"\n"), ("windows", b"\r\n")):
         (tmp_path / folder).mkdir()
         for number, text in enumerate(corpus):
             (tmp_path / folder / f"{number}.txt").write_bytes(text.encode().replace(b"\n", end))
     unix, windows = (read_texts(tmp_path / folder, _byte_level(), 32) for folder in ("unix", "windows"))
     assert unix.digest == windows.digest == read_texts(corpus, _byte_level(), 32).digest
-    assert _same(unix, windows)
+    assert same(unix, windows)
 
 
 def test_empty_documents_are_counted_and_not_read(tmp_path):
-    corpus = [*_corpus(6), "", " \n\t ", "\u3000"]
+    corpus = [*spell_corpus(6), "", " \n\t ", "\u3000"]
     assert read_texts(corpus, PLAIN, 32).census.empty == 3
     for number, text in enumerate(corpus):
         (tmp_path / f"{number}.txt").write_text(text)
@@ -487,11 +458,11 @@ def test_empty_documents_are_counted_and_not_read(tmp_path):
 
 def test_texts_are_read_from_another_process_and_folder(tmp_path, monkeypatch):
     (tmp_path / "a folder").mkdir()
-    (tmp_path / "corpus.jsonl").write_bytes(_lines({"text": text} for text in _corpus(9)))
+    (tmp_path / "corpus.jsonl").write_bytes(json_lines({"text": text} for text in spell_corpus(9)))
     monkeypatch.chdir(tmp_path)
     texts = read_texts("corpus.jsonl", PLAIN, 32)
     monkeypatch.chdir(tmp_path / "a folder")
-    assert _same(pickle.loads(pickle.dumps(texts)), read_texts(_corpus(9), PLAIN, 32))
+    assert same(pickle.loads(pickle.dumps(texts)), read_texts(spell_corpus(9), PLAIN, 32))
 
 
 # --- long documents and large corpora --------------------------------------------------------------------
@@ -526,7 +497,7 @@ def test_pieces_do_not_depend_on_how_the_text_arrives(text, cuts, drop_space):
 
 
 def test_a_text_file_read_in_blocks_is_the_same_text(tmp_path, monkeypatch):
-    corpus = [f"{text}\n{PROSE}" for text in _corpus(6)]
+    corpus = [f"{text}\n{PROSE}" for text in spell_corpus(6)]
     for number, text in enumerate(corpus):
         (tmp_path / f"{number}.txt").write_bytes(text.replace("\n", "\r\n").encode())
     monkeypatch.setattr("infodyn_interp.texts.corpus.BLOCK", 7)
@@ -570,7 +541,7 @@ def test_every_token_of_a_real_corpus_is_the_tokenizers_own(smollm2):
     expected = [
         ids[at : at + 64] for ids in smollm2(corpus)["input_ids"] for at in range(0, len(ids) - 63, 64)
     ]
-    found = [row for role in ("fitted", "reference") for row in _everything(texts, role)[0].tolist()]
+    found = [row for role in ("fitted", "reference") for row in everything(texts, role)[0].tolist()]
     assert sorted(found) == sorted(expected)
 
 
@@ -578,19 +549,19 @@ def test_every_token_of_a_real_corpus_is_the_tokenizers_own(smollm2):
 
 
 def _changing(tmp_path):
-    records = [{"text": text} for text in _corpus(9)]
+    records = [{"text": text} for text in spell_corpus(9)]
     file = tmp_path / "corpus.jsonl"
-    file.write_bytes(_lines(records))
+    file.write_bytes(json_lines(records))
     return file, records, read_texts(file, PLAIN, 32)
 
 
 def test_a_document_that_changed_since_it_was_counted_is_named(tmp_path):
     file, records, texts = _changing(tmp_path)
     records[3]["text"] = records[3]["text"].replace("w", "w0", 1)[:-1] + "9"
-    file.write_bytes(_lines(records))
+    file.write_bytes(json_lines(records))
     with pytest.raises(RunError, match=r"corpus\.jsonl line \d+ changed since it was counted") as error:
-        [_everything(texts, role) for role in ("fitted", "reference")]
-    assert _refusal(error)
+        [everything(texts, role) for role in ("fitted", "reference")]
+    assert refusal(error)
 
 
 @pytest.mark.parametrize("change", ["shorter", "gone", "garbage"])
@@ -602,34 +573,34 @@ def test_a_corpus_that_is_no_longer_there_stops_the_reading(tmp_path, change):
         file.write_bytes(b"" if change == "shorter" else b"\xff" * file.stat().st_size)
     with pytest.raises(RunError, match="changed since it was counted") as error:
         next(texts.batches(4))
-    assert _refusal(error)
+    assert refusal(error)
 
 
 def test_text_appended_to_a_corpus_changes_nothing_that_was_counted(tmp_path):
     file, _, texts = _changing(tmp_path)
-    before = _everything(texts, "fitted")
+    before = everything(texts, "fitted")
     with file.open("ab") as stream:
-        stream.write(_lines([{"text": _document(500)}]))
-    assert all(map(np.array_equal, before, _everything(texts, "fitted")))
+        stream.write(json_lines([{"text": spell_document(500)}]))
+    assert all(map(np.array_equal, before, everything(texts, "fitted")))
 
 
 def test_a_list_that_changed_since_it_was_counted_is_noticed():
-    corpus = _corpus(9)
+    corpus = spell_corpus(9)
     texts = read_texts(corpus, PLAIN, 32)
     corpus[4] = 5
     with pytest.raises(RunError, match=r"texts\[4\] changed"):
-        [_everything(texts, role) for role in ("fitted", "reference")]
+        [everything(texts, role) for role in ("fitted", "reference")]
     del corpus[:]
     with pytest.raises(RunError, match="changed"):
         next(texts.batches(4))
 
 
 def test_a_tokenizer_that_changed_since_the_count_is_noticed():
-    tokenizer = _words(bos_token="<s>")
-    texts = read_texts(_corpus(9), tokenizer, 32)
+    tokenizer = word_tokenizer(bos_token="<s>")
+    texts = read_texts(spell_corpus(9), tokenizer, 32)
     tokenizer.add_tokens(["w"])
     with pytest.raises(RunError, match="the tokenizer now makes"):
-        _everything(texts, "fitted")
+        everything(texts, "fitted")
 
 
 # --- requests that are wrong -----------------------------------------------------------------------------
@@ -637,7 +608,7 @@ def test_a_tokenizer_that_changed_since_the_count_is_noticed():
 
 def _bad_jsonl(tmp_path, line):
     file = tmp_path / "bad.jsonl"
-    file.write_bytes(_lines([{"text": "a b"}, {"text": "c"}]) + line + b"\n")
+    file.write_bytes(json_lines([{"text": "a b"}, {"text": "c"}]) + line + b"\n")
     return file
 
 
@@ -666,13 +637,13 @@ def _bad_jsonl(tmp_path, line):
 def test_a_bad_line_is_refused_by_its_number(tmp_path, line, message):
     with pytest.raises(RequestError, match=message) as error:
         read_texts(_bad_jsonl(tmp_path, line), PLAIN)
-    assert len(_refusal(error)) < 400
+    assert len(refusal(error)) < 400
 
 
 def test_a_field_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     with pytest.raises(RequestError, match=r"line 1 has no field 'txet'; its fields are 'text'") as error:
         read_texts(_bad_jsonl(tmp_path, b"{}"), PLAIN, field="txet")
-    assert _refusal(error)
+    assert refusal(error)
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -682,7 +653,7 @@ def test_bytes_that_are_no_text_are_refused_with_their_place(tmp_path, split):
         RequestError, match=r"latin\.txt.* is not UTF-8 \(byte 11 of the file is 0xe4\)"
     ) as error:
         read_texts(tmp_path / "latin.txt", PLAIN, split=split)
-    assert ("line 3" in _refusal(error)) == split
+    assert ("line 3" in refusal(error)) == split
     (tmp_path / "latin.txt").write_bytes(b"abc\xe2\x82")
     with pytest.raises(RequestError, match=r"\(byte 3 of the file is 0xe2\)"):
         read_texts(tmp_path / "latin.txt", PLAIN)
@@ -702,7 +673,7 @@ def test_bytes_that_are_no_text_are_refused_with_their_place(tmp_path, split):
     ],
 )
 def test_a_source_without_text_is_refused(tmp_path, name, message):
-    (tmp_path / "corpus.jsonl").write_bytes(_lines([{"text": "a"}]))
+    (tmp_path / "corpus.jsonl").write_bytes(json_lines([{"text": "a"}]))
     for folder in ("empty", "blank"):
         (tmp_path / folder).mkdir()
     (tmp_path / "empty" / "data.bin").write_bytes(b"text")
@@ -711,14 +682,14 @@ def test_a_source_without_text_is_refused(tmp_path, name, message):
     (tmp_path / "blank" / "b.jsonl").write_text("\n\n")
     with pytest.raises(RequestError, match=message) as error:
         read_texts(tmp_path / name, PLAIN)
-    assert len(_refusal(error)) < 600
+    assert len(refusal(error)) < 600
 
 
 def test_a_link_to_nowhere_is_refused(tmp_path):
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nothing")
     with pytest.raises(RequestError, match="cannot be read: No such file") as error:
         read_texts(tmp_path, PLAIN)
-    assert _refusal(error)
+    assert refusal(error)
 
 
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path, monkeypatch):
@@ -733,13 +704,13 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path, monkeypatch):
 
 def test_one_large_file_that_is_not_split_is_refused_before_it_is_counted(tmp_path, monkeypatch):
     file = tmp_path / "large.txt"
-    file.write_text("\n\n".join(_corpus(9)))
+    file.write_text("\n\n".join(spell_corpus(9)))
     monkeypatch.setattr("infodyn_interp.texts.sources._SLOW", 100)
     with pytest.raises(
         RequestError, match=r"holds 1 document where at least 5 are needed: .*split=True"
     ) as error:
         read_texts(file, PLAIN, 32)
-    assert _refusal(error)
+    assert refusal(error)
     assert read_texts(file, PLAIN, 32, split=True).census.eligible == 9
 
 
@@ -747,31 +718,31 @@ def test_one_large_file_that_is_not_split_is_refused_before_it_is_counted(tmp_pa
     ("corpus", "more", "message"),
     [
         (
-            _corpus(6, 40),
+            spell_corpus(6, 40),
             {"window": 256},
             r"all 6 documents of .* the longest has 45 tokens, .* window of 256 takes 256",
         ),
         (
-            _corpus(4),
+            spell_corpus(4),
             {},
             "has 4 documents that fill a window of 32 tokens, of which 1 for the reference leave 3",
         ),
-        (_corpus(1), {}, "leave 0 to fit, and at least 4 are needed: give more texts, a smaller window"),
-        (_corpus(9), {"reference_documents": 6}, "leave 3 to fit.* or fewer reference_documents"),
-        (_corpus(9), {"reference_documents": 99}, "leave 0 to fit"),
-        (_corpus(9), {"window": 0}, "window must be at least 32, not 0"),
-        (_corpus(9), {"window": 31}, "window must be at least 32, not 31"),
-        (_corpus(9), {"documents": 3}, "documents must be at least 4, not 3"),
-        (_corpus(9), {"reference_documents": 0}, "reference_documents must be at least 1, not 0"),
-        (_corpus(9), {"windows_per_document": 0}, "windows_per_document must be at least 1"),
+        (spell_corpus(1), {}, "leave 0 to fit, and at least 4 are needed: give more texts, a smaller window"),
+        (spell_corpus(9), {"reference_documents": 6}, "leave 3 to fit.* or fewer reference_documents"),
+        (spell_corpus(9), {"reference_documents": 99}, "leave 0 to fit"),
+        (spell_corpus(9), {"window": 0}, "window must be at least 32, not 0"),
+        (spell_corpus(9), {"window": 31}, "window must be at least 32, not 31"),
+        (spell_corpus(9), {"documents": 3}, "documents must be at least 4, not 3"),
+        (spell_corpus(9), {"reference_documents": 0}, "reference_documents must be at least 1, not 0"),
+        (spell_corpus(9), {"windows_per_document": 0}, "windows_per_document must be at least 1"),
         (
-            _corpus(9),
+            spell_corpus(9),
             {"reference_windows_per_document": -1},
             "reference_windows_per_document must be at least 1",
         ),
-        (_corpus(9), {"folds": 1}, "folds must be at least 2, not 1"),
-        (_corpus(9), {"field": "text"}, "field is for files"),
-        (_corpus(9), {"split": True}, "split is for files"),
+        (spell_corpus(9), {"folds": 1}, "folds must be at least 2, not 1"),
+        (spell_corpus(9), {"field": "text"}, "field is for files"),
+        (spell_corpus(9), {"split": True}, "split is for files"),
         ([], {}, "the list of texts is empty"),
         (["", " "], {}, "holds no text, only blanks"),
         (["a", 7], {}, r"texts\[1\] is of type int, not a string"),
@@ -782,15 +753,15 @@ def test_one_large_file_that_is_not_split_is_refused_before_it_is_counted(tmp_pa
 def test_a_request_that_cannot_be_met_is_refused_in_one_line(corpus, more, message):
     with pytest.raises(RequestError, match=message) as error:
         read_texts(corpus, PLAIN, **({"window": 32} | more))
-    assert _refusal(error)
+    assert refusal(error)
 
 
 def test_options_that_would_do_nothing_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("words")
-    (tmp_path / "b.jsonl").write_bytes(_lines([{"text": "words"}]))
-    with pytest.raises(RequestError, match=r"field is for JSONL, and .*a\.txt is plain text"):
+    (tmp_path / "b.jsonl").write_bytes(json_lines([{"text": "words"}]))
+    with pytest.raises(RequestError, match=r"field is for JSONL and tables, and .*a\.txt is plain text"):
         read_texts(tmp_path / "a.txt", PLAIN, field="text")
-    with pytest.raises(RequestError, match=r"split is for plain text, and .*b\.jsonl is JSONL"):
+    with pytest.raises(RequestError, match=r"split is for plain text, and .*b\.jsonl has fields"):
         read_texts(tmp_path / "b.jsonl", PLAIN, split=True)
 
 
@@ -804,16 +775,16 @@ def test_a_source_of_another_kind_is_refused(source):
 def test_a_count_that_is_no_whole_number_is_refused(value):
     with pytest.raises(RequestError, match="size must be a whole number, not ") as error:
         whole_number("size", value, 1)
-    assert len(_refusal(error)) < 120
+    assert len(refusal(error)) < 120
 
 
 def test_a_tokenizer_given_by_name_is_refused():
     with pytest.raises(RequestError, match=r"tokenizer must be a Hugging Face tokenizer .* not of type str"):
-        read_texts(_corpus(9), "gpt2", 32)
+        read_texts(spell_corpus(9), "gpt2", 32)
 
 
 def test_documents_windows_and_roles_that_are_not_there_are_refused():
-    texts = read_texts(_corpus(9), PLAIN, 32, reference_documents=3)
+    texts = read_texts(spell_corpus(9), PLAIN, 32, reference_documents=3)
     with pytest.raises(RequestError, match="there is no fitted document 6: there are 6, from 0 on"):
         texts.one_window(6)
     with pytest.raises(RequestError, match="fitted document 0 has no window 3: it has 3, from 0 on"):

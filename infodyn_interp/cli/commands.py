@@ -2,29 +2,44 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from infodyn_interp import __version__
+from infodyn_interp.cli.options import given, with_keys
 from infodyn_interp.cli.printing import show_cost, show_json, show_lines, show_path, show_table
-from infodyn_interp.cli.requests import read_nulls, read_numbers, require_writable
-from infodyn_interp.cli.studies import ROWS, Format, draw_figures, print_table, run_study, write_manual
+from infodyn_interp.cli.requests import read_numbers, require_writable
+from infodyn_interp.cli.studies import (
+    ROWS,
+    Format,
+    draw_figures,
+    print_table,
+    require_ready,
+    run_study,
+    write_manual,
+)
 from infodyn_interp.errors import RequestError
+from infodyn_interp.run import Run, read
 
-Reference = Literal["lexical", "position", "zero", "own"]
-Dtype = Literal["float32", "float64", "bfloat16", "float16"]
-TableName = Literal["verdicts", "terms", "carry", "nulls", "reference", "energy", "cost"]
+TableName = Literal[
+    "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "cost"
+]
 ModelName = Annotated[str, typer.Option("--model", help="A name, a folder, a .gguf file, or demo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Heads = Annotated[str | None, typer.Option(help="These heads only, as 10.3,12.0.")]
 Place = Annotated[Path, typer.Argument(help="Folder of a run, or its result.nc.")]
 
 # One window a document: six minutes on two cores, most of them forward passes.
-DEMO = {"window": 256, "documents": 24, "windows_per_document": 1, "reference_windows_per_document": 12}
-DEMO_LIMITS = "3,10,20"
-DEMO_LADDER = 12
-DEMO_NULLS = ("untrained", "shuffled_tokens", "permuted_queries", "swapped_documents")
+DEMO = {
+    "window": 256,
+    "documents": 24,
+    "windows_per_document": 1,
+    "reference_windows_per_document": 12,
+    "limits": "3,10,20",
+    "ladder_documents": 12,
+    "nulls": ("untrained", "shuffled_tokens", "permuted_queries", "swapped_documents"),
+}
 
 app = typer.Typer(
     add_completion=False,
@@ -52,85 +67,30 @@ def options(
 
 
 @app.command()
-def sweep(
-    model: ModelName,
-    texts: Annotated[Path, typer.Option(help="JSONL, a text file, or a folder of text files.")],
-    out: Annotated[Path, typer.Option(help="Folder that receives result.nc.")],
-    layers: Annotated[str | None, typer.Option(help="0,10,20 or start:stop:step; all by default.")] = None,
-    window: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = 256,
-    documents: Annotated[int | None, typer.Option(min=1, help="Documents to fit; all that remain.")] = None,
-    reference_documents: Annotated[
-        int | None, typer.Option(min=1, help="Documents of the reference; half by default.")
-    ] = None,
-    windows_per_document: Annotated[int, typer.Option(min=1, help="At most, evenly spaced.")] = 8,
-    field: Annotated[str | None, typer.Option(help="JSONL field that holds the text.")] = None,
-    split: Annotated[bool, typer.Option("--split", help="Blank lines separate documents.")] = False,
-    reference: Annotated[Reference, typer.Option(help="What energy is measured from.")] = "lexical",
-    state_rank: Annotated[int, typer.Option(min=1, help="Components of the state.")] = 8,
-    folds: Annotated[int, typer.Option(min=2, help="Folds of documents, at most.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
-    dtype: Annotated[Dtype, typer.Option(help="Of the model's weights.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
-    micro_batch: Annotated[int, typer.Option(min=1, help="Windows in one forward.")] = 4,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
+@with_keys(required=True)
+def sweep(heads: Heads = None, as_json: Json = False, **flags: Any) -> None:
+    """Fit the energies of every attention head, and say what may be believed of them."""
+    run_study(Run(**given(flags)), heads=heads, as_json=as_json)
+
+
+@app.command("run")
+@with_keys(required=False)
+def run_file(
+    file: Annotated[Path, typer.Argument(help="A run file: TOML, keys named as the flags.")],
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Print what would be run, and stop before the model.")
     ] = False,
-    carry: Annotated[
-        bool, typer.Option("--carry/--no-carry", help="Fit the carry-over: two more passes.")
-    ] = True,
-    series: Annotated[bool, typer.Option("--series", help="Keep |M_t| by document.")] = False,
-    nulls: Annotated[str, typer.Option(help="Nulls, as untrained,shuffled_tokens; all or none.")] = "all",
-    null_share: Annotated[float, typer.Option(help="Share of the folds that a null reads.")] = 1 / 3,
-    null_reference_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of each null's own reference, at least.")
-    ] = 8_000,
-    limits: Annotated[
-        str, typer.Option(help="Layers that get detection limits, as 0,10,20 or 0:30:5; all or none.")
-    ] = "all",
-    ladder_documents: Annotated[int, typer.Option(min=8, help="Documents of the carry-over's ladder.")] = 96,
     heads: Heads = None,
     as_json: Json = False,
+    **flags: Any,
 ) -> None:
-    """Fit the energies of every attention head, and say what may be believed of them."""
-    run_study(
-        out,
-        model={
-            "source": model,
-            "revision": revision,
-            "dtype": dtype,
-            "device": device,
-            "trust_remote_code": trust_remote_code,
-        },
-        texts={
-            "source": texts,
-            "window": window,
-            "documents": documents,
-            "reference_documents": reference_documents,
-            "windows_per_document": windows_per_document,
-            "field": field,
-            "split": split,
-            "folds": folds,
-        },
-        settings={
-            "reference": reference,
-            "state_rank": state_rank,
-            "seed": seed,
-            "micro_batch": micro_batch,
-            "threads": threads,
-            "carry": carry,
-            "series": series,
-            "nulls": read_nulls(nulls),
-            "null_share": null_share,
-            "null_reference_tokens": null_reference_tokens,
-            "ladder_documents": ladder_documents,
-        },
-        layers=layers,
-        limits=limits,
-        heads=heads,
-        as_json=as_json,
-    )
+    """Run the study that a file describes; flags take the place of its keys."""
+    asked = read(file, **given(flags))
+    if dry:
+        require_ready(asked)
+        show_lines(f"# {asked.digest}, what is asked\n{asked.as_toml()}")
+    else:
+        run_study(asked, heads=heads, as_json=as_json)
 
 
 @app.command()
@@ -188,15 +148,8 @@ def demo(
     began = time.monotonic()
     require_writable(out)
     texts = write_manual(out)
-    result = run_study(
-        out,
-        model={"source": "demo"},
-        texts={"source": texts, **DEMO},
-        settings={"threads": threads, "nulls": DEMO_NULLS, "ladder_documents": DEMO_LADDER},
-        limits=DEMO_LIMITS,
-        rows=ROWS,
-        rest_is_reference=True,
-    )
+    asked = Run(model="demo", texts=texts, out=out, threads=threads, **DEMO)
+    result = run_study(asked, rows=ROWS, rest_is_reference=True)
     show_path("texts", texts)
     for file in draw_figures(result, out / "fig", ("pdf", "png")):
         show_path("figure", file)

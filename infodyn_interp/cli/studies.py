@@ -1,14 +1,16 @@
 """One study from request to printed result."""
 
+import inspect
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from infodyn_interp.cli.printing import show_json, show_lines, show_path, show_table
-from infodyn_interp.cli.requests import read_layers, require_writable
+from infodyn_interp.cli.requests import require_writable
 from infodyn_interp.errors import RequestError
+from infodyn_interp.run import Run, list_layers
 
 if TYPE_CHECKING:
     import xarray
@@ -18,18 +20,33 @@ Format = Literal["pdf", "svg", "png"]
 ROWS = 20
 SORTED = {"verdicts": "gain", "terms": "gain", "carry": "sill_share", "reference": "r2", "energy": "rms"}
 ASIDE = ("kl_support", "top_changed_support", "advice", "split_half", "swap_p", "bound", "q")
-# What a run stores as it was asked for, so that another run's folder is refused before a model is loaded.
-COMPARED_EARLY = ("window", "reference", "state_rank", "seed", "dtype", "micro_batch", "threads")
+# Keys that the model and the texts turn into something else; all others are compared before either is read.
+READ_FIRST = {"model", "revision", "trust_remote_code", "device", "texts", "field", "split", "documents"}
+READ_FIRST |= {"reference_documents", "folds", "layers", "limits"}
+
+
+def require_ready(run: Run) -> "xarray.DataTree | None":
+    """Refuse what can be refused before a model is loaded; the result that already lies in `out`, or None.
+
+    Raises:
+        RequestError: texts that are not there or not as asked, or an `out` that cannot be written or holds another run.
+    """
+    from infodyn_interp.texts.sources import open_corpus
+
+    if str(run.texts) != "-":
+        open_corpus(run.texts, **_taken(open_corpus, run))
+    require_writable(run.out)
+
+    from infodyn_interp import results
+
+    return results.matching(
+        run.out, {key: value for key, value in run.study.items() if key not in READ_FIRST}
+    )
 
 
 def run_study(
-    out: Path,
+    run: Run,
     *,
-    model: dict[str, Any],
-    texts: dict[str, Any],
-    settings: dict[str, Any],
-    layers: str | None = None,
-    limits: str = "all",
     heads: str | None = None,
     rows: int | None = None,
     as_json: bool = False,
@@ -38,50 +55,41 @@ def run_study(
     """Sweep, save and print.
 
     Args:
-        model, texts, settings: arguments of `open_model`, `read_texts` and `sweep`; None is their default.
-        layers, limits, heads, rows: as on the command line.
+        run: the study.
+        heads, rows, as_json: as on the command line.
         rest_is_reference: documents that are not fitted are all the reference's.
     """
-    listed = read_layers(layers)
-    limited = read_layers(None if limits in ("all", "none") else limits)
-    source = Path(texts["source"])
-    if not source.exists():
-        raise RequestError(f"texts: {source} is not there; give a JSONL file, a text file or a folder")
-    require_writable(out)
+    before = require_ready(run)
 
-    from infodyn_interp import results
-
-    asked = model | texts | settings
-    before = results.matching(out, {name: asked.get(name) for name in COMPARED_EARLY})
-
-    from infodyn_interp import models, sweeping
+    from infodyn_interp import models, results, sweeping
     from infodyn_interp import texts as reading
     from infodyn_interp.cli.progress import Report
 
-    opened = models.open_model(**_given(model))
-    chosen = listed(opened.layers)
+    opened = models.open_model(run.model, **_taken(models.open_model, run))
+    layers = list_layers(run.layers, opened.layers)
     if heads is not None:
-        results.pick_heads(heads, chosen or range(opened.layers), range(opened.heads))
-    read = reading.read_texts(tokenizer=opened.tokenizer, **_given(texts))
+        results.pick_heads(heads, layers, range(opened.heads))
+    taken = _taken(reading.read_texts, run) | {"spool": run.out / "texts"}
+    texts = reading.read_texts(run.texts, opened.tokenizer, **taken)
     if rest_is_reference:
-        texts = texts | {"reference_documents": read.census.eligible - read.documents}
-        read = reading.read_texts(tokenizer=opened.tokenizer, **_given(texts))
-    show_lines(read.census.describe(), stderr=True)
+        rest = texts.census.eligible - texts.documents
+        run = run.model_copy(update={"reference_documents": rest})
+        texts = reading.read_texts(run.texts, opened.tokenizer, **taken | {"reference_documents": rest})
+    show_lines(texts.census.describe(), stderr=True)
+    limits = None if run.limits == "all" else list_layers(run.limits, opened.layers, "limits")
     with Report() as report:
-        result = sweeping.sweep(
-            opened,
-            read,
-            layers=chosen,
-            limits=() if limits == "none" else limited(opened.layers),
-            out=out,
-            progress=report,
-            **_given(settings),
-        )
+        arguments = _taken(sweeping.sweep, run) | {
+            "model": opened,
+            "texts": texts,
+            "layers": layers,
+            "limits": limits,
+        }
+        result = sweeping.sweep(**arguments, progress=report, asked=run.study)
     if before is not None and before.attrs["run_digest"] == result.attrs["run_digest"]:
-        show_lines(f"{out}: the result of this run was already there", stderr=True)
+        show_lines(f"{run.out}: the result of this run was already there", stderr=True)
     print_table(result, "verdicts", heads=heads, rows=rows, as_json=as_json, summarise=True)
     if not as_json:
-        show_path("result", out / results.FILE)
+        show_path("result", run.out / results.FILE)
     return result
 
 
@@ -142,5 +150,7 @@ def write_manual(folder: Path) -> Path:
     return file
 
 
-def _given(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in arguments.items() if value is not None}
+def _taken(function: Callable[..., object], run: Run) -> dict[str, Any]:
+    """What a function takes of a run, by the names of its arguments; None is its own default."""
+    keys = dict(run)
+    return {name: keys[name] for name in inspect.signature(function).parameters if keys.get(name) is not None}

@@ -31,7 +31,8 @@ class Field:
         support: the pairs that count in this layer.
         basis: coordinates of the layer.
         columns: names and places of all columns.
-        beta: coefficients of the chosen heads, nats per unit of column.
+        beta: coefficients of the chosen heads, nats per unit of column: without each fold of documents in turn, and
+            last those of all documents.
         prosody: of the model's vocabulary; None where the term has no rhythm.
     """
 
@@ -39,7 +40,7 @@ class Field:
     support: Support
     basis: Basis
     columns: Columns
-    beta: Float[Tensor, "head column"]
+    beta: Float[Tensor, "fit head column"]
     prosody: Prosody | None
 
     @classmethod
@@ -59,10 +60,13 @@ class Field:
         at = basis.sel(layer=layer, head=list(heads))
         window, reach = int(basis.attrs["window"]), int(at["reach"])
         first_key, gap, first_query = (int(basis.attrs[name]) for name in ("first_key", "gap", "first_query"))
-        mean, components, centres, beta = (
+        mean, components, centres, whole = (
             torch.from_numpy(np.ascontiguousarray(at[name].values))
             for name in ("mean", "components", "centres", "coefficient")
         )
+        beta = whole[None]
+        if "coefficient_without" in at:
+            beta = torch.cat([torch.from_numpy(at["coefficient_without"].values).to(whole), beta])
         return cls(
             BLOCKS[term],
             Support(window, reach if reach < window else None, first_key, gap, first_query),
@@ -79,9 +83,18 @@ class Field:
         return self.basis.states(attention_input.cpu())
 
     def energy(
-        self, states: Float[Tensor, "window key component"], tokens: Int[Tensor, "window key"]
+        self,
+        states: Float[Tensor, "window key component"],
+        tokens: Int[Tensor, "window key"],
+        fold: Int[np.ndarray, " window"] | None = None,
     ) -> Float[Tensor, "window head query key"]:
         """The term's energy at every pair, row-centred, in nats; 0 off the support (seed 1.2).
+
+        Args:
+            states: from `states`.
+            tokens: the same windows' token ids.
+            fold: of each window, whose coefficients then never saw that fold; those of all documents serve windows of
+                a fold that was not fitted, and all windows where it is left out.
 
         Raises:
             RequestError: windows of another length than those fitted.
@@ -89,20 +102,26 @@ class Field:
         window = self.support.window
         if tokens.shape[1] != window:
             raise RequestError(f"window: {tokens.shape[1]} tokens given, the terms were fitted on {window}")
-        pairs = torch.zeros_like(self.beta)[:, : self.columns.within]
-        keys = states.new_zeros(len(states), len(self.beta), window)
+        whole = len(self.beta) - 1
+        of = (
+            np.full(len(states), whole)
+            if fold is None
+            else np.where((fold >= 0) & (fold < whole), fold, whole)
+        )
+        beta = self.beta[of]
+        pairs = torch.zeros_like(beta)[..., : self.columns.within]
+        keys = states.new_zeros(len(states), beta.shape[1], window)
         for block in self.blocks:
             places = self.columns.blocks[block]
             if block in ("rhythm", "state"):
-                keys += (
-                    self._key_columns(block, states, tokens).to(states) @ self.beta[:, places].T.to(states)
-                ).mT
+                columns = self._key_columns(block, states, tokens).to(states)
+                keys += (columns @ beta[..., places].mT.to(states)).mT
             else:
-                pairs[:, places] = self.beta[:, places]
+                pairs[..., places] = beta[..., places]
         field = center_rows(keys[:, :, None].expand(-1, -1, window, -1), self.support)
         if not pairs.any():
             return field
-        return field + pair_fields(states, pairs.expand(len(states), -1, -1), self.columns, self.support)
+        return field + pair_fields(states, pairs, self.columns, self.support)
 
     def _key_columns(self, block: str, states: Tensor, tokens: Tensor) -> Float[Tensor, "window key column"]:
         if block == "state":
@@ -120,6 +139,7 @@ def compute_term(
     attention_input: Float[Tensor, "window key direction"],
     tokens: Int[Tensor, "window key"],
     prosody: Prosody,
+    fold: Int[np.ndarray, " window"] | None = None,
 ) -> Float[Tensor, "window query key"]:
     """The energy one fitted term gives every pair, row-centred, in nats; 0 off the support (seed 1.2).
 
@@ -131,9 +151,11 @@ def compute_term(
             that was fitted.
         tokens: the same windows' token ids.
         prosody: of the model's vocabulary, `Prosody(read_pieces(tokenizer))`.
+        fold: of each window that was fitted (`texts.Batch.fold`), to take its term by coefficients that never saw that
+            fold; by those of all documents where it is left out.
 
     Raises:
         RequestError: a term, layer or head that is not there, or windows of another length.
     """
     field = Field.of(basis, layer, [head], term, prosody)
-    return field.energy(field.states(attention_input.double()), tokens)[:, 0]
+    return field.energy(field.states(attention_input.double()), tokens, fold)[:, 0]

@@ -5,8 +5,8 @@ One Gram of the widest nuisance holds all the narrower ones; it is kept in four 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,32 +33,25 @@ def _upper(count: int, stride: int) -> Int[np.ndarray, " packed"]:
     return rows * stride + columns
 
 
+@dataclass(frozen=True)
 class LadderMoments:
-    """One layer's products of the widest pair columns with themselves and with heads, by super-fold.
+    """One layer's products of the widest pair columns with themselves (packed) and with heads, by super-fold."""
 
-    Args:
-        columns: of the widest rung.
-        heads: of the layer.
-        file: where the packed Gram lies while the run lasts; in memory by default.
-    """
+    columns: Columns
+    gram: Float[np.ndarray, "fold packed"]
+    cross: Float[np.ndarray, "fold column head"]
 
-    def __init__(self, columns: Columns, heads: int, file: Path | None = None) -> None:
-        self.columns = columns
+    @classmethod
+    def empty(cls, columns: Columns, heads: int) -> "LadderMoments":
+        """No data yet."""
         size = columns.within * (columns.within + 1) // 2
-        self._file, self._shape = file, (SUPER_FOLDS, size)
-        self._gram = np.zeros(self._shape) if file is None else None
-        if file is not None:
-            np.lib.format.open_memmap(file, "w+", np.float64, self._shape).flush()
-        self.cross = np.zeros((SUPER_FOLDS, columns.within, heads))
-
-    def _open(self, mode: str) -> np.ndarray:
-        return np.load(self._file, mmap_mode=mode) if self._gram is None else self._gram  # type: ignore[arg-type]
+        return cls(columns, np.zeros((SUPER_FOLDS, size)), np.zeros((SUPER_FOLDS, columns.within, heads)))
 
     def add(self, products: Float[Tensor, "window both both"], folds: Int[np.ndarray, " window"]) -> None:
         """Add windows' row-gauge products of `[pair columns | heads]` (upper triangle) to their super-folds."""
-        count, gram = self.columns.within, self._open("r+")
+        count = self.columns.within
         for window, fold in zip(products.cpu().numpy(), folds % SUPER_FOLDS, strict=True):
-            gram[fold] += window.ravel().take(_upper(count, len(window)))
+            self.gram[fold] += window.ravel().take(_upper(count, len(window)))
             self.cross[fold] += window[:count, count:]
 
     def coefficients(
@@ -68,13 +61,12 @@ class LadderMoments:
 
         Of all rungs the columns are the widest's, those beyond a rung's rank 0.
         """
-        packed, wide = self._open("r"), self.columns
-        total, crossed = packed.sum(0), self.cross.sum(0)
+        wide, total, crossed = self.columns, self.gram.sum(0), self.cross.sum(0)
         heads, count = self.cross.shape[2], wide.within - wide.blocks["track"].start
         shape = (SUPER_FOLDS, len(ranks), heads, wide.within)
         out = {"chosen": np.zeros(shape), "nine": np.zeros(shape)}
         for fold in range(SUPER_FOLDS):
-            gram, cross = unpack(total - packed[fold], wide.within), crossed - self.cross[fold]
+            gram, cross = unpack(total - self.gram[fold], wide.within), crossed - self.cross[fold]
             for rung, rank in enumerate(ranks):
                 kept = self._columns_at(rank)
                 here = gram[np.ix_(kept, kept)]
@@ -84,6 +76,13 @@ class LadderMoments:
                 out["chosen"][fold, rung][:, kept] = own.T
                 out["nine"][fold, rung][:, kept] = system.solve(tracks).T
         return out
+
+    def rungs(
+        self, chosen: Int[np.ndarray, " head"], ranks: tuple[int, ...]
+    ) -> Float[np.ndarray, "fold rung head column"]:
+        """All of these as one array, the rungs with the chosen track before those with all nine (float32)."""
+        both = np.concatenate(list(self.coefficients(chosen, ranks).values()), 1)
+        return both.astype(np.float32)
 
     def _columns_at(self, rank: int) -> Int[np.ndarray, " column"]:
         """Places, among the widest columns, of a narrower rung's."""

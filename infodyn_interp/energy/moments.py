@@ -17,17 +17,15 @@ from torch import Tensor
 
 from infodyn_interp.energy.gauge import Support
 from infodyn_interp.energy.terms import (
-    TAUS,
-    WIDTHS,
+    NINE,
     Basis,
     Columns,
+    Grid,
     bin_sums,
     columns_of,
     row_blocks,
     state_columns,
 )
-
-KERNEL_MAPS = len(WIDTHS) * (1 + len(TAUS))  # dense maps a layer's heads share
 
 
 @dataclass(frozen=True)
@@ -135,6 +133,7 @@ class WindowAlgebra:
         state_rank: components of z.
         device: where the scores are.
         bilinear_rank: components of the bilinear block; those of z by default.
+        grid: widths and memories of kernels and tracks.
     """
 
     def __init__(
@@ -143,9 +142,10 @@ class WindowAlgebra:
         state_rank: int,
         device: torch.device | str = "cpu",
         bilinear_rank: int | None = None,
+        grid: Grid = NINE,
     ) -> None:
         self.support = support
-        self.columns = columns_of(support.window, state_rank, bilinear_rank)
+        self.columns = columns_of(support.window, state_rank, bilinear_rank, grid)
         self._memory: Tensor | None = None
         mask = support.mask
         start, stop = self.columns.bin_bounds(support)
@@ -281,7 +281,7 @@ class WindowAlgebra:
         key = z - z[:, self.support.first_key :].mean(1, keepdim=True)
         with_bilinear = (sums[:, :, :-1] @ key[:, None]).flatten(2)
         full[:, bilinear, dense] = with_bilinear.transpose(1, 2)
-        full[:, kernel, bilinear] = with_bilinear[:, : len(WIDTHS)]
+        full[:, kernel, bilinear] = with_bilinear[:, : kernel.stop - kernel.start]
         dtype = torch.promote_types(scores.dtype, torch.float32)
         key_sums = z.new_empty(len(z), self.support.window, len(place), dtype=dtype)
         key_sums[..., distance] = self._bin_key_sums
@@ -298,7 +298,9 @@ class WindowAlgebra:
     ) -> tuple["_DenseGram", Float[Tensor, "window map wide1 key"]]:
         """Products of the dense maps with each other, with distance, and their sums against `[wide(query), 1]`."""
         windows, heads, length, _ = scores.shape
-        maps = KERNEL_MAPS + heads
+        grid = self.columns.grid
+        similar, shared = len(grid.widths), grid.maps  # dense maps a layer's heads share
+        maps = shared + heads
         dtype = torch.promote_types(scores.dtype, torch.float32)
         mask = self._mask[dtype]
         z = states.to(dtype).contiguous()
@@ -307,15 +309,15 @@ class WindowAlgebra:
         products = z.new_zeros(windows, maps, maps, dtype=torch.float64)
         lag_sums = z.new_zeros(windows, maps, length, dtype=torch.float64)
         sums = z.new_zeros(windows, maps, components, length, dtype=torch.float64)
-        for block in row_blocks(z, self.support.first_key):
+        for block in row_blocks(z, self.support.first_key, grid):
             rows, keys = slice(block.first, block.last), slice(0, block.last)
             here = mask[rows, keys]
             guarded = self._room(z, windows, maps, block.last - block.first + 1, block.last)
             guarded[:, :, 0] = 0  # a diagonal read past a row's first key lands in the row before
             dense = guarded[:, :, 1:]
-            torch.mul(block.kernels, here, out=dense[:, : len(WIDTHS)])
-            torch.mul(block.tracks, here, out=dense[:, len(WIDTHS) : KERNEL_MAPS])
-            energy = dense[:, KERNEL_MAPS:]
+            torch.mul(block.kernels, here, out=dense[:, :similar])
+            torch.mul(block.tracks, here, out=dense[:, similar:shared])
+            energy = dense[:, shared:]
             if reference is None:
                 torch.mul(scores[:, :, rows, keys], -here, out=energy)
             else:

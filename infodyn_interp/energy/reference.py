@@ -4,7 +4,7 @@ The model's scores are its own `Q K'`, so an energy needs a declared reference. 
 fitted gives the mean attention input of every token type; the layer's own attention module is then run on those.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -33,7 +33,8 @@ ROW_STRIDE = (
 class MeanStates:
     """Mean attention input of every token type of a run, by layer, on disk; one layer in memory at a time.
 
-    Fed by `add` during the survey, closed by `finish`; keys before `first_key` (sinks) are left out.
+    Fed by `add` during the survey, or by `absorb` from surveys of other windows, closed by `finish`; keys before
+    `first_key` (sinks) are left out.
 
     Args:
         folder: where the table is kept.
@@ -43,6 +44,8 @@ class MeanStates:
         window: tokens in a window.
         windows: windows of the survey.
         by_position: also keep means by position (models with learned absolute positions).
+        first: windows of the survey before the ones that are added here.
+        finished: what `summary` gave of a table that lies finished in `folder`.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class MeanStates:
         window: int,
         windows: int,
         by_position: bool,
+        first: int = 0,
+        finished: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.layers = layers
         self._types = torch.from_numpy(types)
@@ -65,17 +70,22 @@ class MeanStates:
         self._each = min(window - FIRST_KEY, -(-BASIS_STATES // windows))
         self._width, self._sampled = width, self._each * windows
         self._place = {layer: place for place, layer in enumerate(layers)}
+        self._first = self._begun = first
+        if finished is not None:
+            self.counts, self.mean = (torch.from_numpy(finished[name]) for name in ("counts", "mean"))
+            return
         for path, rows in ((self._table, self._rows), (self._sample, self._sampled)):
             with path.open("wb") as file:
                 file.truncate(4 * len(layers) * rows * width)
         self.counts = torch.zeros(self._rows, dtype=torch.float64)
         self._sums = torch.zeros(len(layers), width, dtype=torch.float64)
         self._tokens = 0
-        self._begun = 0
 
     def _open(self, path: Path, layer: int, rows: int) -> Float[Tensor, "row direction"]:
         """One layer of a table; unmapped when the tensor is dropped."""
         offset = 4 * self._place[layer] * rows * self._width
+        if not rows:
+            return torch.zeros(0, self._width)
         return torch.from_numpy(np.memmap(path, np.float32, "r+", offset, (rows, self._width)))
 
     def begin(self, tokens: Int[Tensor, "window key"]) -> None:
@@ -109,6 +119,37 @@ class MeanStates:
         windows = torch.arange(len(states))[:, None]
         sample[self._picked_rows] = states[windows, self._picked].flatten(0, 1)
 
+    def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
+        """What was added, before it is finished: rows that were met, sums, and the sampled states."""
+        rows = self.counts.nonzero()[:, 0]
+        sampled = np.array([self._first * self._each, self._begun * self._each])
+        yield "rows", rows.numpy()
+        yield "counts", self.counts[rows].numpy()
+        yield "sums", self._sums.numpy()
+        yield "tokens", np.array(self._tokens)
+        yield "sampled", sampled
+        for layer in self.layers:
+            yield f"{layer}/table", self._open(self._table, layer, self._rows)[rows].numpy()
+            yield f"{layer}/sample", self._open(self._sample, layer, self._sampled)[slice(*sampled)].numpy()
+
+    def absorb(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add what the survey of other windows gave as `arrays`."""
+        rows, sampled = torch.from_numpy(arrays["rows"]), slice(*arrays["sampled"].tolist())
+        self.counts[rows] += torch.from_numpy(arrays["counts"])
+        self._sums += torch.from_numpy(arrays["sums"])
+        self._tokens += int(arrays["tokens"])
+        for layer in self.layers:
+            table, sample = (
+                self._open(self._table, layer, self._rows),
+                self._open(self._sample, layer, self._sampled),
+            )
+            table[rows] += torch.from_numpy(arrays[f"{layer}/table"])
+            sample[sampled] = torch.from_numpy(arrays[f"{layer}/sample"])
+
+    def summary(self) -> dict[str, np.ndarray]:
+        """What `finished` takes, beside the table on disk."""
+        return {"counts": self.counts.numpy(), "mean": self.mean.numpy()}
+
     def finish(self) -> None:
         """Turn sums into means, shrunk to the layer's mean state: `(sum + 2 mean) / (count + 2)`."""
         self.mean = (self._sums / self._tokens).float()
@@ -116,6 +157,10 @@ class MeanStates:
         for layer in self.layers:
             table = self._open(self._table, layer, self._rows)
             table.add_(SHRINKAGE * self.mean[self._place[layer]]).div_(weights)
+
+    def drop_sample(self) -> None:
+        """Remove the sampled states once every basis is made."""
+        self._sample.unlink()
 
     def lexical(self, layer: int, tokens: Int[Tensor, "window key"]) -> Float[Tensor, "window key direction"]:
         """Each token's mean state, with its position's effect where positions are learned."""

@@ -3,9 +3,9 @@
 A random energy of the same norm raises the loss by nature, so the zero is a placebo, not 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from infodyn_interp.energy.fields import Field
 from infodyn_interp.energy.fitting import TERMS, Estimate
 from infodyn_interp.energy.terms import Prosody
 from infodyn_interp.errors import RequestError
-from infodyn_interp.hooks import Checked, Energy, Layer, bent_scores, capture, check
+from infodyn_interp.hooks import Checked, Energy, Layer, bent_scores, capture, check, resumed
 from infodyn_interp.models import Model
 from infodyn_interp.texts import Batch, read_pieces
 
@@ -80,6 +80,7 @@ def ablate(
     placebos: int = 10,
     seed: int = 0,
     checked: Checked | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> xarray.Dataset:
     """Take a fitted term out of the live scores and compare the change of the outputs with that of placebos.
 
@@ -90,8 +91,10 @@ def ablate(
 
     Args:
         model: the model the result is of.
-        batch: windows of the fitted length, of documents that were not fitted. `document` of a `texts.Batch` tells
-            whose each window is; of plain token ids each window is a document.
+        batch: windows of the fitted length. Of a `texts.Batch`, `document` tells whose each window is, and `fold`
+            chooses the coefficients that never saw it, so fitted documents serve as well as others; windows of a fold
+            that was not fitted take those of all documents. So do plain token ids, each window a document of its own:
+            of these, give none that was fitted.
         result: from `sweep` or `open_result`; its group `basis` is read.
         layer, head: where to remove the term; in all of the result by default, together.
         term: `prosody`, `rhythm`, `state` or `track`.
@@ -99,6 +102,7 @@ def ablate(
             to take (the rest is NaN), and none for a single document.
         seed: of the permutations.
         checked: from `check`, for loops; made on these windows when left out.
+        progress: called with tokens done and tokens in all, of the passes in which something is planted.
 
     Returns:
         By `measure` (`loss` and `kl` of the next token in nats, `inertia`: mean cosine of successive steps of the
@@ -113,7 +117,7 @@ def ablate(
         RequestError: a term, layer or head that is not there, windows of another length, fewer than 2 placebos, a
             result of another model, or scores that cannot be bent.
     """
-    tokens, owner = _windows(batch)
+    tokens, owner, fold = _windows(batch)
     if "basis" not in result.children:
         raise RequestError("result: it has no basis; sweep the model first")
     basis = result["basis"].to_dataset()
@@ -130,12 +134,12 @@ def ablate(
     prosody = _prosody(model) if term in ("prosody", "rhythm") else None
     fields = {place: Field.of(basis, place, heads, term, prosody) for place in layers}
     checked = check(model, tokens) if checked is None else checked
-    states, unseen = _survey(model, tokens, fields, heads, checked)
-    removal = _Removal(model, tokens, fields, heads, checked, states, seed)
+    states, unseen = _survey(model, tokens, fold, fields, heads, checked)
+    removal = _Removal(model, tokens, fold, fields, heads, checked, states, seed)
     documents, member = np.unique(owner, return_inverse=True)
     intact, removed, placebo = (
         np.stack([part[..., member == document, :].mean(-2) for document in range(len(documents))], -2)
-        for part in _changes(removal, _partners(member, placebos), placebos)
+        for part in _changes(removal, _partners(member, placebos), placebos, progress or (lambda *_: None))
     )
     by_kind = removed - np.nanmean(placebo, 1)
     difference = _intervals(
@@ -182,12 +186,14 @@ def ablate(
     )
 
 
-def _windows(batch: Tensor | Batch) -> tuple[Int[Tensor, "window key"], np.ndarray]:
-    """Tokens, and the document of each window."""
+def _windows(batch: Tensor | Batch) -> tuple[Int[Tensor, "window key"], np.ndarray, np.ndarray]:
+    """Tokens, and the document and fold of each window; a fold of -1 is none."""
     tokens = batch if isinstance(batch, Tensor) else batch.tokens
     if tokens.ndim != 2 or not len(tokens):
         raise RequestError(f"batch: token ids of at least one window are needed; shape {list(tokens.shape)}")
-    return tokens, np.arange(len(tokens)) if isinstance(batch, Tensor) else batch.document
+    if isinstance(batch, Tensor):
+        return tokens, np.arange(len(tokens)), np.full(len(tokens), -1)
+    return tokens, batch.document, batch.fold
 
 
 def _prosody(model: Model) -> Prosody:
@@ -209,7 +215,12 @@ def _partners(member: Int[np.ndarray, " window"], placebos: int) -> Int[np.ndarr
 
 
 def _survey(
-    model: Model, tokens: Tensor, fields: dict[int, Field], heads: Sequence[int], checked: Checked
+    model: Model,
+    tokens: Tensor,
+    fold: np.ndarray,
+    fields: dict[int, Field],
+    heads: Sequence[int],
+    checked: Checked,
 ) -> tuple[dict[int, Tensor], Float[np.ndarray, "kind layer head"]]:
     """One intact pass: every window's states by layer, and the unseen share of the term's effect by head."""
     states: dict[int, list[Tensor]] = {place: [] for place in fields}
@@ -218,9 +229,9 @@ def _survey(
     def visit(layer: Layer) -> None:
         field, known = fields[layer.index], states[layer.index]
         known.append(field.states(layer.attention_input))
-        chunk = tokens[CHUNK * (len(known) - 1) : CHUNK * len(known)]
+        chunk = slice(CHUNK * (len(known) - 1), CHUNK * len(known))
         rows = torch.arange(field.support.window - 1, field.support.first_query - 1, -ROW_STRIDE)
-        energy = field.energy(known[-1], chunk)[:, :, rows].double()
+        energy = field.energy(known[-1], tokens[chunk], fold[chunk])[:, :, rows].double()
         scores = layer.scores[:, heads][:, :, rows].double().cpu()
         change = (scores + energy).softmax(-1) - scores.softmax(-1)
         mask, values = layer.mask[rows].cpu(), cast(Tensor, layer.values).cpu().transpose(1, 2)
@@ -251,6 +262,7 @@ class _Removal:
 
     model: Model
     tokens: Int[Tensor, "window key"]
+    fold: Int[np.ndarray, " window"]
     fields: dict[int, Field]
     heads: list[int]
     checked: Checked
@@ -264,12 +276,15 @@ class _Removal:
     def nothing(self, layer: int, attention_input: Tensor, tokens: Tensor) -> None:
         """The intact model."""
 
-    def removed(self, layer: int, attention_input: Tensor, tokens: Tensor) -> Tensor:
-        return self._added(self._term(layer, attention_input, tokens))
+    def removed(self, chunk: slice) -> Energy:
+        def energy(layer: int, attention_input: Tensor, tokens: Tensor) -> Tensor:
+            return self._added(self._term(layer, attention_input, chunk))
+
+        return energy
 
     def permuted(self, chunk: slice, placebo: int) -> Energy:
         def energy(layer: int, attention_input: Tensor, tokens: Tensor) -> Tensor:
-            term = self._term(layer, attention_input, tokens)
+            term = self._term(layer, attention_input, chunk)
             support = self.fields[layer].support
             windows = range(len(self.tokens))[chunk]
             draws = [
@@ -284,18 +299,20 @@ class _Removal:
 
         return energy
 
-    def other(self, partners: Int[np.ndarray, " window"]) -> Energy:
+    def other(self, chunk: slice, partners: Int[np.ndarray, " window"]) -> Energy:
         def energy(layer: int, attention_input: Tensor, tokens: Tensor) -> Tensor:
-            term = self._term(layer, attention_input, tokens)
-            theirs = self.fields[layer].energy(self.states[layer][partners], self.tokens[partners])
+            term = self._term(layer, attention_input, chunk)
+            theirs = self.fields[layer].energy(
+                self.states[layer][partners], self.tokens[partners], self.fold[partners]
+            )
             own, size = (part.square().sum((-2, -1), keepdim=True).sqrt() for part in (term, theirs))
             return self._added(theirs * torch.where(size > 0, own / size, 0.0))
 
         return energy
 
-    def _term(self, layer: int, attention_input: Tensor, tokens: Tensor) -> Tensor:
+    def _term(self, layer: int, attention_input: Tensor, chunk: slice) -> Tensor:
         field = self.fields[layer]
-        return field.energy(field.states(attention_input), tokens)
+        return field.energy(field.states(attention_input), self.tokens[chunk], self.fold[chunk])
 
     def _added(
         self, term: Float[Tensor, "window chosen query key"]
@@ -305,14 +322,14 @@ class _Removal:
         planted[:, self.heads] = -term
         return planted
 
-    def run(self, chunk: slice, energy: Energy) -> _Outputs:
-        """Outputs of some windows from the first query on, with an energy planted."""
+    def run(self, chunk: slice, energy: Energy, kept: list[Any]) -> _Outputs:
+        """Outputs of some windows from the first query on, with an energy planted; `kept` as in `resumed`."""
         stream: list[Tensor] = []
 
         def visit(layer: Layer) -> None:
             stream.append(cast(Tensor, layer.residual_out)[:, self._first :].float())
 
-        with bent_scores(self.model, self.fields, energy):
+        with bent_scores(self.model, self.fields, energy), resumed(self.model, min(self.fields), kept):
             logits = capture(
                 self.model,
                 self.tokens[chunk],
@@ -347,22 +364,29 @@ class _Removal:
 
 
 def _changes(
-    removal: _Removal, partners: Int[np.ndarray, "placebo window"], placebos: int
+    removal: _Removal,
+    partners: Int[np.ndarray, "placebo window"],
+    placebos: int,
+    report: Callable[[int, int], None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """By window and measure: the intact model, and the change from there where the term is removed and replaced."""
     windows = len(removal.tokens)
     intact, removed = (np.zeros((windows, len(MEASURES))) for _ in range(2))
     placebo = np.full((len(KINDS) if len(partners) else 1, placebos, *removed.shape), np.nan)
     for first in range(0, windows, CHUNK):
-        chunk = slice(first, first + CHUNK)
-        before = removal.run(chunk, removal.nothing)
+        chunk, kept = slice(first, first + CHUNK), list[Any]()
+        before = removal.run(chunk, removal.nothing, kept)
         intact[chunk] = removal.measure(chunk, before, before)
         energies = [
-            removal.removed,
+            removal.removed(chunk),
             *(removal.permuted(chunk, one) for one in range(placebos)),
-            *(removal.other(partner[chunk]) for partner in partners),
+            *(removal.other(chunk, partner[chunk]) for partner in partners),
         ]
-        after = [removal.measure(chunk, before, removal.run(chunk, energy)) for energy in energies]
+        total, size = removal.tokens.numel() * len(energies), removal.tokens[chunk].numel()
+        after = []
+        for done, energy in enumerate(energies, 1):
+            after.append(removal.measure(chunk, before, removal.run(chunk, energy, kept)))
+            report(removal.tokens[:first].numel() * len(energies) + size * done, total)
         removed[chunk], *others = np.stack(after) - intact[chunk]
         placebo[0, :, chunk] = others[:placebos]
         for one, other in enumerate(others[placebos:]):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from infodyn_interp.energy.gauge import FIRST_KEY, Support, interval_sums
 
-WIDTHS = (0.1, 0.4, 1.6)  # kernel widths; each the fourth power of the next, so one exponential serves all
+WIDTHS = (0.1, 0.4, 1.6)  # kernel widths of the fitted tracks
 TAUS = (2.0, 8.0, 32.0)  # memory of the track, in tokens
 CENTRES = 16  # radial basis functions of the state block
 SINGLE_LAGS = 23  # one dummy per lag up to here, then bins that widen by half octaves
@@ -26,6 +26,38 @@ RHYTHM = (
 )  # fmt: skip
 SHORT_PIECE = 3  # letters
 ROW_BLOCKS = 4  # causal blocks of rows: 63 % of the square is touched
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Kernel widths, and memories of the tracks in tokens; a track's index runs over memories first.
+
+    Raises:
+        ValueError: a width that is not 2, 4, 8, .. times the one before: a kernel is the next one's square, or its
+            square's square, so that one exponential serves all.
+    """
+
+    widths: tuple[float, ...] = WIDTHS
+    taus: tuple[float, ...] = TAUS
+
+    def __post_init__(self) -> None:
+        doubled = np.log2(np.divide(self.widths[1:], self.widths[:-1]))
+        if (doubled < 0.5).any() or not np.allclose(doubled, doubled.round()):
+            raise ValueError(f"widths: {self.widths} do not grow by powers of two")
+
+    @property
+    def squarings(self) -> tuple[int, ...]:
+        """How often the kernel of each width but the first is squared to make the one before."""
+        return tuple(int(times) for times in np.log2(np.divide(self.widths[1:], self.widths[:-1])).round())
+
+    @property
+    def maps(self) -> int:
+        """Kernels and tracks together."""
+        return len(self.widths) * (1 + len(self.taus))
+
+
+NINE = Grid()  # the tracks that are fitted
+FINE = Grid((0.1, 0.2, 0.4, 0.8, 1.6), (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0))  # those of their profiles
 
 
 @dataclass(frozen=True)
@@ -71,11 +103,13 @@ class Columns:
         state_rank: components of z.
         bilinear_rank: components that the bilinear block multiplies; those of z by default (the ladder of the
             carry-over asks for fewer and for more).
+        grid: widths of the kernels, widths and memories of the tracks.
     """
 
     window: int
     state_rank: int
     bilinear_rank: int
+    grid: Grid = NINE
 
     @cached_property
     def bins(self) -> tuple[tuple[int, int], ...]:
@@ -92,12 +126,12 @@ class Columns:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """One readable name a column."""
-        rank = range(self.bilinear_rank)
+        rank, widths, taus = range(self.bilinear_rank), self.grid.widths, self.grid.taus
         return (
             *(f"lag {low}" if low == high else f"lag {low}-{high}" for low, high in self.bins),
-            *(f"kernel w={width:g}" for width in WIDTHS),
+            *(f"kernel w={width:g}" for width in widths),
             *(f"z{a} z{b}" for a in rank for b in rank),
-            *(f"track w={width:g} tau={tau:g}" for width in WIDTHS for tau in TAUS),
+            *(f"track w={width:g} tau={tau:g}" for width in widths for tau in taus),
             *RHYTHM,
             *(f"z{a}" for a in range(self.state_rank)),
             *(f"rbf {centre}" for centre in range(CENTRES)),
@@ -108,9 +142,9 @@ class Columns:
         """Block name -> its columns."""
         sizes = {
             "distance": len(self.bins),
-            "kernels": len(WIDTHS),
+            "kernels": len(self.grid.widths),
             "bilinear": self.bilinear_rank**2,
-            "track": len(WIDTHS) * len(TAUS),
+            "track": len(self.grid.widths) * len(self.grid.taus),
             "rhythm": len(RHYTHM),
             "state": self.state_rank + CENTRES,
         }
@@ -142,9 +176,9 @@ class Columns:
 
 
 @lru_cache(maxsize=16)
-def columns_of(window: int, state_rank: int, bilinear_rank: int | None = None) -> Columns:
+def columns_of(window: int, state_rank: int, bilinear_rank: int | None = None, grid: Grid = NINE) -> Columns:
     """The columns of a window length and state rank, made once; bilinear ones of the state's rank by default."""
-    return Columns(window, state_rank, state_rank if bilinear_rank is None else bilinear_rank)
+    return Columns(window, state_rank, state_rank if bilinear_rank is None else bilinear_rank, grid)
 
 
 class Prosody:
@@ -208,13 +242,17 @@ def state_columns(
     return torch.cat([z, (-squares / (2 * basis.width**2)).exp()], -1)
 
 
-def kernels(states: Float[Tensor, "*batch key component"]) -> Float[Tensor, "*batch width key key"]:
+def kernels(
+    states: Float[Tensor, "*batch key component"], grid: Grid = NINE
+) -> Float[Tensor, "*batch width key key"]:
     """`K_w(z_i, z_j) = exp(-|z_i - z_j|^2 / (2 w 2r))` for every width, smallest first (seed 1.2.2)."""
     rank = states.shape[-1]
-    widest = (_square_distances(states, states) / (-4 * WIDTHS[-1] * rank)).exp_()
+    widest = (_square_distances(states, states) / (-4 * grid.widths[-1] * rank)).exp_()
     levels = [widest]
-    for _ in WIDTHS[1:]:
-        levels.append(levels[-1].square().square_())
+    for times in reversed(grid.squarings):
+        levels.append(levels[-1].square())
+        for _ in range(times - 1):
+            levels[-1].square_()
     return torch.stack(levels[::-1], -3)
 
 
@@ -238,7 +276,7 @@ class RowBlock:
 
 
 def row_blocks(
-    states: Float[Tensor, "window key component"], first_key: int = FIRST_KEY
+    states: Float[Tensor, "window key component"], first_key: int = FIRST_KEY, grid: Grid = NINE
 ) -> Iterator[RowBlock]:
     """Kernel and track maps in causal blocks of rows.
 
@@ -246,15 +284,15 @@ def row_blocks(
     a block one matrix product with the decays, and what earlier blocks left is one more row a tau.
     """
     windows, length, _ = states.shape
-    similar = kernels(states)
+    similar = kernels(states, grid)
     past = similar.clone()
     past.diagonal(dim1=-2, dim2=-1).zero_()
     past[..., :first_key, :] = 0
-    left = past.new_zeros(windows, len(WIDTHS), len(TAUS), length)
+    left = past.new_zeros(windows, len(grid.widths), len(grid.taus), length)
     size = -(-length // ROW_BLOCKS)
     for first in range(0, length, size):
         last = min(first + size, length)
-        within, onward, fading = _decays(last - first, past.dtype, past.device)
+        within, onward, fading = _decays(last - first, grid.taus, past.dtype, past.device)
         rows = past[..., first:last, :]
         known = torch.cat([rows[..., :last], left[..., :last]], -2)
         tracks = _each(within, known).view(windows, -1, last - first, last)
@@ -271,9 +309,11 @@ def _each(
 
 
 @lru_cache(maxsize=32)
-def _decays(rows: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _decays(
+    rows: int, memories: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """Decay of a block's rows and of what was left before it: for the block's queries, and for the block after."""
-    taus = torch.tensor(TAUS, dtype=torch.float64)
+    taus = torch.tensor(memories, dtype=torch.float64)
     step = torch.arange(rows, dtype=torch.float64)
     lag = step[:, None] - step
     within = torch.where(lag > 0, (-lag / taus[:, None, None]).exp(), 0.0)
@@ -310,7 +350,7 @@ def pair_fields(
     ]
     out += by_lag.unfold(-1, length, 1).flip(-2)
     dense = torch.cat([beta[..., blocks["kernels"]], beta[..., blocks["track"]]], -1)
-    for block in row_blocks(narrow, support.first_key):
+    for block in row_blocks(narrow, support.first_key, columns.grid):
         rows, keys = slice(block.first, block.last), slice(0, block.last)
         maps = torch.cat([block.kernels, block.tracks], 1).flatten(2)
         out[:, :, rows, keys] += (dense @ maps).view(windows, fields, -1, block.last)

@@ -16,7 +16,7 @@ from infodyn_interp.figures.maps import energy_map, track_grid
 from infodyn_interp.figures.nulls import contrasts
 from infodyn_interp.figures.plates import Plate
 from infodyn_interp.figures.profiles import rho_profile, track_profile
-from infodyn_interp.figures.removals import ablation
+from infodyn_interp.figures.removals import ablation, removal
 from infodyn_interp.figures.saving import save_all
 from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.figures.worlds import calibration
@@ -33,6 +33,7 @@ __all__ = [
     "gain",
     "landscape",
     "reference_fit",
+    "removal",
     "rho_profile",
     "save_all",
     "spectrum",

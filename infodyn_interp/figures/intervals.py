@@ -50,7 +50,7 @@ def gain(result: xarray.DataTree, heads: Heads = None, width: str = "column") ->
     for ax, (term, title) in zip(axes, TERMS.items(), strict=True):
         of_term = data.sel(term=term)
         drawn[title], low, high = (chosen.pick(of_term[f"gain{end}"]) for end in ("", "_low", "_high"))
-        _draw_intervals(ax, chosen, drawn[title], low, high, 0)
+        draw_intervals(ax, chosen, drawn[title], low, high, 0)
         ax.set_title(title)
     scale_gains(axes)
     outside = sum(_mark_outside(ax, chosen, middle) for ax, middle in zip(axes, drawn.values(), strict=True))
@@ -81,7 +81,7 @@ def reference_fit(result: xarray.DataTree, heads: Heads = None, width: str = "co
     names = {"r2": ("R² (share)", 0), "slope": ("slope (nats per nat)", 1)}
     for ax, (name, (label, level)) in zip(axes, names.items(), strict=True):
         drawn[label], low, high = (chosen.pick(data[name + end]) for end in ("", "_low", "_high"))
-        _draw_intervals(ax, chosen, drawn[label], low, high, level)
+        draw_intervals(ax, chosen, drawn[label], low, high, level)
         _cut_scale(ax, drawn[label], level)
         outside += _mark_outside(ax, chosen, drawn[label])
         ax.set_ylabel(label)
@@ -98,7 +98,7 @@ def reference_fit(result: xarray.DataTree, heads: Heads = None, width: str = "co
     return plate
 
 
-def _draw_intervals(
+def draw_intervals(
     ax: Axes,
     chosen: Chosen,
     middle: np.ndarray,

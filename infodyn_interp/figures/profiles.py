@@ -93,26 +93,53 @@ def rho_profile(result: xarray.DataTree, heads: Heads = None, width: str = "colu
 def track_profile(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
     """Share of a layer's heads that do not reject a kernel width and decay (tokens), or each of the named heads.
 
-    Raises RequestError for a head, a width or a group `profile` that is not there. Source: seed 1.2.2.
+    On the finer grid where the result has one; named heads then show how far each pair is from its threshold, with a
+    dot where it is kept. Raises RequestError for a head, a width or a group `profile` that is not there.
+    Source: seed 1.2.2.
     """
     data = find_group(result, "profile", "kept")
     chosen = choose_heads(data, heads)
-    each = chosen.pick(data["kept"].transpose(..., "width", "tau"))
-    share = chosen.by_slot(each, np.ma.mean)
-    cells = {f"kernel width w = {w:g}": share[:, k].T for k, w in enumerate(data["width"].values)}
-    plate, axes = new_panels(len(cells), 3, 0.17 * data.sizes["tau"], width)
-    draw_maps(plate, axes, cells, "not rejected\n(share of heads)", Normalize(0, 1), [0, 0.5, 1])
-    for ax in axes:
+    end = "_fine" if "kept_fine" in data else ""
+    grid = f"width{end}", f"tau{end}"
+    each = chosen.pick(data[f"kept{end}"].transpose(..., *grid))
+    share = shown = chosen.by_slot(each, np.ma.mean)
+    label, norm, ticks = "not rejected\n(share of heads)", Normalize(0, 1), [0, 0.5, 1]
+    what = "share of the heads of a layer" if heads is None else "by head, whether (1) or not (0)"
+    what += " for which the documents do not reject that pair against the chosen one ("
+    graded = bool(end) and heads is not None
+    if graded:
+        excess, allowed = (
+            chosen.pick(data[name].transpose(..., *grid)) for name in ("excess_fine", "allowed_fine")
+        )
+        # the chosen pair exceeds itself by nothing and is allowed nothing
+        shown = np.divide(excess, allowed, out=0 * excess, where=allowed != 0)
+        label, norm, ticks = (
+            "excess over\nthreshold (ratio)",
+            Normalize(0, CEILING, clip=True),
+            [0, 1, 2, 3, 4],
+        )
+        what = (
+            "by head, held-out squares of that pair over those of the chosen one, divided by the threshold "
+            "(ratio; dot: not rejected, "
+        )
+    widths, taus = (data[dim].values for dim in grid)
+    cells = {f"kernel width w = {w:g}": shown[:, k].T for k, w in enumerate(widths)}
+    plate, axes = new_panels(len(cells), 3, 0.17 * len(taus), width)
+    draw_maps(plate, axes, cells, label, norm, ticks)
+    for k, ax in enumerate(axes):
+        if graded:
+            column, row = np.nonzero(share[:, k] == 1)
+            dots = ax.scatter(column + 0.5, row + 0.5, s=5, color="white", gid="kept")
+            dots.set(edgecolor="black", linewidth=0.4)
         name_ticks(ax.xaxis, chosen.axis, chosen.slots, 0.5)
-        name_ticks(ax.yaxis, "τ (tokens)", [f"{tau:g}" for tau in data["tau"].values], 0.5)
+        name_ticks(ax.yaxis, "τ (tokens)", [f"{tau:g}" for tau in taus], 0.5)
     alone = int((each.reshape(len(each), -1).sum(axis=1) == 1).sum())
     plate.caption = write_caption(
         result,
         chosen,
         "Profile of the inference track over kernel width w (no unit) and decay τ (tokens): "
-        f"{'share of the heads of a layer' if heads is None else 'by head, whether (1) or not (0)'} for which the "
-        "documents do not reject that pair against the chosen one (one-sided 95 %, t over folds of documents). "
-        "Point values, no intervals.",
+        f"{what}one-sided 95 %, t over folds of documents). Point values, no intervals.",
+        "Read on the first windows of the first documents." if end else "",
         f"Heads for which one pair alone is left: {alone} of {len(each)}.",
         name_missing(chosen, {"inference track": each}),
     )

@@ -6,8 +6,19 @@ import xarray
 from matplotlib.axes import Axes
 
 from infodyn_interp.errors import RequestError
-from infodyn_interp.figures.plates import DARK, PALE, RULE, WARM, Plate, new_panels, print_settings
-from infodyn_interp.figures.selection import count
+from infodyn_interp.figures.intervals import TERMS, draw_intervals
+from infodyn_interp.figures.plates import (
+    DARK,
+    LABEL_SIZE,
+    PALE,
+    RULE,
+    WARM,
+    Plate,
+    new_panels,
+    print_settings,
+)
+from infodyn_interp.figures.selection import choose_heads, count, find_group, name_missing, write_caption
+from infodyn_interp.results import Heads
 
 TITLES = {
     "loss": "loss of the next token",
@@ -18,7 +29,46 @@ TITLES = {
 
 
 @print_settings()
-def ablation(dataset: xarray.Dataset, width: str = "column") -> Plate:
+def ablation(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+    """Loss of the next token where a term is taken out less that under placebos, with 95 % intervals (nats).
+
+    Drawn are the heads whose terms were taken out, or those named.
+    Raises RequestError for a head, a width or a group `ablation` that is not there. Source: seed 1.2.
+    """
+    data = find_group(result, "ablation", "difference")
+    every = choose_heads(data, heads)
+    there = every.pick(data["no_causal_effect"].transpose(..., "term"))
+    removed = [head for head, seen in zip(every.heads, np.isfinite(there).any(1), strict=True) if seen]
+    chosen = choose_heads(data, removed or every.heads)
+    plate, axes = new_panels(len(TERMS), 2, 0.8, width)
+    drawn, covers = {}, []
+    for ax, (term, title) in zip(axes, TERMS.items(), strict=True):
+        here = data.sel(term=term)
+        drawn[title], low, high = (
+            chosen.pick(here[f"difference{end}"].sel(measure="loss")) for end in ("", "_low", "_high")
+        )
+        draw_intervals(ax, chosen, drawn[title], low, high, 0)
+        ax.set_title(title)
+        covers.append(f"{term} {int((chosen.pick(here['no_causal_effect']) == 1).sum())}")
+    plate.supylabel("loss, removed − placebos (nats)", fontsize=LABEL_SIZE)
+    about = data.attrs
+    plate.caption = write_caption(
+        result,
+        chosen,
+        "Each term taken out of the live scores of one head: change of the loss of the next token, less the mean "
+        f"of placebos of its norm ({about.get('placebos', '?')} with keys permuted within rows, no more of other "
+        f"documents), nats, on {about.get('windows', '?')} windows of {about.get('documents', '?')} documents; "
+        "coefficients never saw the fold of a window. Dot and line: a head and its 95 % interval (t, over "
+        "documents), dark where the interval leaves out zero, pale where it covers it; not corrected for the number "
+        "of heads.",
+        f"No causal effect on the loss (heads): {', '.join(covers)}.",
+        name_missing(chosen, drawn),
+    )
+    return plate
+
+
+@print_settings()
+def removal(dataset: xarray.Dataset, width: str = "column") -> Plate:
     """Change of the outputs where a term is removed, under each placebo, and the difference, with 95 % intervals.
 
     Args:
@@ -30,7 +80,7 @@ def ablation(dataset: xarray.Dataset, width: str = "column") -> Plate:
     """
     if not {"removed", "placebo", "difference"} <= set(dataset.variables):
         raise RequestError(
-            "ablation: the dataset has no removed, placebo and difference; take what `ablate` returns"
+            "removal: the dataset has no removed, placebo and difference; take what `ablate` returns"
         )
     measures = [str(measure) for measure in dataset["measure"].values]
     kinds = [str(kind) for kind in dataset["kind"].values]

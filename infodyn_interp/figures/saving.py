@@ -62,7 +62,7 @@ def save_all(
         if all(group in result.children and name in result[group].data_vars for group, name in needs.items()):
             plates[draw.__name__] = draw(result, heads=heads, width=width)
     if "ablation" in result.children:
-        plates["ablation"] = ablation(find_group(result, "ablation"), width=width)
+        plates["ablation"] = ablation(result, width=width)
     if "example" in result.children:
         every = choose_heads(find_group(result, "example"), heads).heads
         for head in every if heads is not None else [most_gain(result)]:

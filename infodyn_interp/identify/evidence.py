@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from infodyn_interp.energy.carry import Carry, Variogram, fit_carry
+from infodyn_interp.energy.carry import Carry, Variogram, fit_carry, profile_variogram
 from infodyn_interp.energy.fitting import Fit, fit
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.identify.resample import FITTED_ROWS, lower_bound, one_sided_p, split_half, track_left
@@ -48,7 +48,8 @@ class Evidence:
         carry_nine: with all nine.
         sill_share: sill over row-centred energy variance, with the chosen track.
         bound_nine: of the carry-over's gain with all nine tracks.
-        ladder_ratio: sill at the ladder's highest rank over that at the state's rank; NaN without a ladder.
+        ladder_ratio: sill at the ladder's highest rank, for the rho found at the state's rank, over the sill there; NaN
+            without a ladder.
         taken_by: bounds of each row's gain over a growing base, kept where a verdict asked for them.
     """
 
@@ -127,5 +128,7 @@ def _ladder_ratio(variograms: Variograms | None, state_rank: int, heads: int) ->
     ladder = {} if variograms is None else variograms.ladder
     if state_rank not in ladder or max(ladder) <= state_rank:
         return np.full(heads, np.nan)
-    top, own = fit_carry(ladder[max(ladder)]).sill, fit_carry(ladder[state_rank]).sill
-    return np.divide(top, own, out=np.ones(heads), where=own > 0)
+    top, own = ladder[max(ladder)], fit_carry(ladder[state_rank])
+    # at the rho of the carry-over in question: a fit of its own may call a slow drift a large sill
+    _, left, _ = profile_variogram(own.rho[None], np.array(top.lags), top.value, top.weights.sum(0))
+    return np.divide(left[0], own.sill, out=np.ones(heads), where=own.sill > 0)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from infodyn_interp.energy.fitting import ALIAS, pick_track
-from infodyn_interp.identify.injection import CONSTANT, SLOPE, Injected, Squares, Trained, ridge_scales, train
+from infodyn_interp.energy.fitting import ALIAS, pick_track, scale_of
+from infodyn_interp.identify.injection import CONSTANT, SLOPE, Injected, Squares, Trained, train
 from infodyn_interp.identify.replanting import Layer, believed
 from infodyn_interp.identify.verdict import LEAST_TRACK_LEFT
 
@@ -108,8 +108,7 @@ def inject_tracks(
         Injected.of(layer.row, layer.cross_row, pair, removed, term), layer.cross_row, layer.square
     )
     scales = layer.scales[:, :within]
-    everything = np.ones((1, layer.folds), bool)
-    whole_scale = ridge_scales(layer.row, everything)[0, :within]
+    whole_scale = scale_of(layer.row.sum(0))[:within]
     trained = [
         train(layer.within, inside, signs, members, scale, nuisance, layer.left_out(training))
         for training, (members, scale) in enumerate(zip(layer.training, scales, strict=True))
@@ -118,7 +117,7 @@ def inject_tracks(
         squares,
         squares.clean / layer.pairs,
         signs,
-        train(layer.within, inside, signs, everything[0], whole_scale, nuisance),
+        train(layer.within, inside, signs, np.ones(layer.folds, bool), whole_scale, nuisance),
         whole_scale[nuisance:],
         tuple(trained),
         scales[:, nuisance:],

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
-from infodyn_interp.energy.fitting import System, scale_of
+from infodyn_interp.energy.fitting import System
 
 CONSTANT, SLOPE = 0, 1  # orders of a line in the strength
 
@@ -180,14 +180,6 @@ def train(
     )
     back = scipy.linalg.solve_triangular(system.factor, turned.T, lower=True).T
     return Trained(gram, cross, left_gram, seen - injected.combine(back @ system.whitened_cross, weights))
-
-
-def ridge_scales(
-    grams: Float[np.ndarray, "fold column column"], members: Bool[np.ndarray, "set fold"]
-) -> Float[np.ndarray, "set column"]:
-    """What each training set's ridge is relative to, from row-gauge Grams."""
-    diagonal = grams.diagonal(axis1=1, axis2=2)
-    return np.stack([scale_of(np.diag(diagonal[mine].sum(0))) for mine in members])
 
 
 def product(

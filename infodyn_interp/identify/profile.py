@@ -15,7 +15,8 @@ import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 from infodyn_interp.energy.carry import TOP, Variogram, fit_carry, profile_variogram
-from infodyn_interp.energy.fitting import LEVEL, Estimate, Fit
+from infodyn_interp.energy.fitting import LEVEL, Estimate, Fit, track_gains
+from infodyn_interp.energy.moments import Moments
 from infodyn_interp.energy.terms import TAUS, WIDTHS
 
 POINTS = 81  # of the profile of rho; its ends are refined between them
@@ -251,6 +252,12 @@ def profile_track(fitted: Fit) -> TrackProfile:
     return profile_grid(fitted.track_gain_by_fold, fitted.chosen, WIDTHS, TAUS)
 
 
+def profile_moments(moments: Moments) -> TrackProfile:
+    """Profile (width, tau) over the grid of any moments, in general one finer than the nine; see `profile_grid`."""
+    grid, (gain, chosen) = moments.columns.grid, track_gains(moments)
+    return profile_grid(gain, chosen, grid.widths, grid.taus)
+
+
 def profile_grid(
     gain: Float[np.ndarray, "fold track head"],
     chosen: Int[np.ndarray, " head"],
@@ -261,7 +268,8 @@ def profile_grid(
 
     Gains differ as squares do, with the sign turned, so `excess` is the mean over folds of what the chosen track gains
     more. Its standard error over folds of documents takes the place of a naive threshold times a design effect. One
-    one-sided test a track: in simulations a planted one is kept in 96 % of runs where it is hardly seen, else in more.
+    one-sided test a track: in simulations a planted one of nine is kept in 96 % of runs where it is hardly seen, else
+    in more; one of 35 in 88 % (8 documents) to 97 % (16) at a share of .001, from .003 on in 94 % and more.
 
     Args:
         gain: shares of the left-out fold's row-centred energy variance; tracks run over taus first.

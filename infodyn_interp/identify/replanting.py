@@ -7,10 +7,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from infodyn_interp.energy.fitting import Fit
+from infodyn_interp.energy.fitting import Fit, scale_of, stiffness
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.energy.terms import Columns
-from infodyn_interp.identify.injection import ridge_scales
 from infodyn_interp.identify.resample import PARTS, first_halves, lower_bound, one_sided_p
 from infodyn_interp.identify.verdict import LEAST_GAIN, LEAST_SPLIT_HALF
 
@@ -21,6 +20,7 @@ class Layer:
 
     Args:
         row, within: column products of the two gauges.
+        by_fold: pairs of each fold.
         full: row-gauge coefficients of all columns; `pair`: within-key ones of nuisance and chosen track.
         chosen: the heads' tracks.
     """
@@ -31,7 +31,7 @@ class Layer:
     cross_row: Float[np.ndarray, "fold column head"]
     cross_within: Float[np.ndarray, "fold column_within head"]
     square: Float[np.ndarray, "fold head"]
-    pairs: float
+    by_fold: Float[np.ndarray, " fold"]
     full: Float[np.ndarray, "fold column head"]
     pair: Float[np.ndarray, "fold column_within head"]
     chosen: Int[np.ndarray, " head"]
@@ -50,7 +50,7 @@ class Layer:
             moments.cross_row,
             moments.cross_within,
             moments.square_row,
-            float(moments.pairs.sum()),
+            moments.pairs,
             fitted.coefficient_without.transpose(0, 2, 1),
             fitted.pair_without.transpose(0, 2, 1),
             fitted.chosen,
@@ -65,6 +65,11 @@ class Layer:
     def folds(self) -> int:
         """Folds."""
         return len(self.row)
+
+    @property
+    def pairs(self) -> float:
+        """Pairs of all folds."""
+        return float(self.by_fold.sum())
 
     @cached_property
     def deviation(self) -> Float[np.ndarray, " column"]:
@@ -89,7 +94,13 @@ class Layer:
     @cached_property
     def scales(self) -> Float[np.ndarray, "set column"]:
         """What each training set's ridge is relative to."""
-        return ridge_scales(self.row, self.training)
+        diagonal = self.row.diagonal(axis1=1, axis2=2)
+        return np.stack(
+            [
+                scale_of(np.diag(diagonal[mine].sum(0))) * stiffness(self.columns, self.by_fold[mine].sum())
+                for mine in self.training
+            ]
+        )
 
 
 def columns_removed(columns: Columns, rows: Sequence[str]) -> Bool[np.ndarray, "row column"]:

@@ -14,6 +14,7 @@ from infodyn_interp.energy.fitting import (
     explained_share,
     scale_of,
     solve_with_track,
+    stiffness,
 )
 from infodyn_interp.energy.moments import Moments, unpack
 from infodyn_interp.energy.terms import Columns
@@ -70,8 +71,9 @@ def split_half(moments: Moments) -> Float[np.ndarray, "row head"]:
             unpack(moments.gram_within[first].sum(0), len(within)),
             moments.cross_row[first].sum(0),
             moments.cross_within[first].sum(0),
+            moments.pairs[first].sum(),
         )
-        whole = gram, within, total.cross(0), total.cross(0, "within")
+        whole = gram, within, total.cross(0), total.cross(0, "within"), total.pairs[0]
         other = tuple(all_of - part for all_of, part in zip(whole, mine, strict=True))
         (field, track), (other_field, other_track) = (_fit_half(moments, *half) for half in (mine, other))
         for place, name in enumerate(PARTS):
@@ -82,10 +84,16 @@ def split_half(moments: Moments) -> Float[np.ndarray, "row head"]:
 
 
 def _fit_half(
-    moments: Moments, gram: np.ndarray, within: np.ndarray, cross: np.ndarray, cross_within: np.ndarray
+    moments: Moments,
+    gram: np.ndarray,
+    within: np.ndarray,
+    cross: np.ndarray,
+    cross_within: np.ndarray,
+    pairs: float,
 ) -> tuple[Float[np.ndarray, "column head"], Float[np.ndarray, "column_within head"]]:
     """Coefficients of the whole field beside nuisance and track, and of the chosen track within keys."""
-    columns, scale = moments.columns, scale_of(gram)
+    columns = moments.columns
+    scale = scale_of(gram) * stiffness(columns, pairs)
     n, tracks = columns.nuisance.stop, np.arange(columns.within)[columns.blocks["track"]]
     inside = System.of(within, cross_within, n, scale[: columns.within])
     _, chosen, c = choose_track(inside, tracks, scale[: columns.within])
@@ -143,7 +151,8 @@ def growing_base(
     for fold in range(moments.folds):
         left, left_cross = moments.gram(fold, gauge), moments.cross(fold, gauge)[:, wanted]
         gram, cross = total.gram(0, gauge) - left, total.cross(0, gauge)[:, wanted] - left_cross
-        scale = scale_of(total.gram(0) - moments.gram(fold))[: len(gram)]
+        scale = scale_of(total.gram(0) - moments.gram(fold))
+        scale = (scale * stiffness(columns, total.pairs[0] - moments.pairs[fold]))[: len(gram)]
         square = moments.square(fold)[wanted]
 
         explained = partial(explained_share, left, left_cross, square)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from infodyn_interp.energy.fitting import ALIAS, RIDGE, scale_of, share_of
+from infodyn_interp.energy.fitting import ALIAS, RIDGE, scale_of, share_of, stiffness
 from infodyn_interp.energy.moments import WindowAlgebra
 from infodyn_interp.energy.terms import WIDTHS, Basis, Columns, row_blocks, state_columns
 
@@ -36,6 +36,7 @@ class Crossed:
         tracks_within: pair columns and heads with the partner's tracks, within keys.
         fields: pair columns and heads with the partner's key-only columns.
         field: key-only columns with the partner's key-only columns, at the partner's place in the row gauge.
+        pairs: on the support of one document.
     """
 
     own_row: Float[np.ndarray, "document both both"]
@@ -43,6 +44,7 @@ class Crossed:
     tracks_within: Float[np.ndarray, "document partner both track"]
     fields: Float[np.ndarray, "document partner both field"]
     field: Float[np.ndarray, "document partner field field"]
+    pairs: int
 
 
 def cross_documents(
@@ -72,6 +74,7 @@ def cross_documents(
         tracks.cpu().numpy(),
         torch.einsum("ikc,jkf->ijcf", sums, key_only).cpu().numpy(),
         torch.einsum("ikf,jkg->ijfg", key_only, support.key_gram.to(key_only) @ key_only).cpu().numpy(),
+        support.pairs,
     )
 
 
@@ -240,6 +243,12 @@ def _field_gains(
         "state": (second, first),
     }[name]
     at = np.arange(len(partner))
+    stiff = stiffness(columns, (len(partner) - 1) * crossed.pairs)
+    key_only = stiff[within:]
+    extra = (
+        np.concatenate([np.ones(n + 1), key_only[other] if other is not None else key_only[:0]]),
+        key_only[part],
+    )
     square = _Left.of(crossed.field[partner, partner][:, :, part, part])
     fields = crossed.fields[at[:, None], partner][..., part]  # [document, shift, both, part]
     heads = _Left.of(fields[:, :, within:])
@@ -262,13 +271,20 @@ def _field_gains(
         sums = _Left.of(base), _Left.of(base_heads), _Left.of(cross)
         for document in np.flatnonzero((chosen == track).any(1)).tolist():
             mine = np.flatnonzero(chosen[document] == track)
-            found = _block_gain(*sums, heads, square, document, mine)
+            found = _block_gain(*sums, heads, square, document, mine, extra)
             out[:, document, mine] = found / energy[document, mine]
     return out
 
 
 def _block_gain(
-    base: _Left, base_heads: _Left, cross: _Left, heads: _Left, square: _Left, document: int, mine: np.ndarray
+    base: _Left,
+    base_heads: _Left,
+    cross: _Left,
+    heads: _Left,
+    square: _Left,
+    document: int,
+    mine: np.ndarray,
+    stiff: tuple[Float[np.ndarray, " base"], Float[np.ndarray, " part"]],
 ) -> Float[np.ndarray, "shift head"]:
     """Squares on one document that a block explains over its base, by coefficients from the others.
 
@@ -277,10 +293,11 @@ def _block_gain(
         cross: by shift, base columns with the block; `heads` heads with it; `square` the block with itself.
         document: the one left out.
         mine: the heads wanted.
+        stiff: how many times the usual ridge each base column and each column of the block gets.
     """
     gram, crossed = base.without(document), cross.without(document).transpose(1, 0, 2)
     size, shifts, part = crossed.shape
-    factor = scipy.linalg.cholesky(gram + np.diag(RIDGE * scale_of(gram)), lower=True)
+    factor = scipy.linalg.cholesky(gram + np.diag(RIDGE * scale_of(gram) * stiff[0]), lower=True)
     right = np.concatenate([base_heads.without(document)[:, mine], crossed.reshape(size, -1)], 1)
     whitened = scipy.linalg.solve_triangular(factor, right, lower=True)
     back = scipy.linalg.solve_triangular(factor, whitened, lower=True, trans=1)
@@ -288,7 +305,7 @@ def _block_gain(
     alone, through = back[:, :count], back[:, count:].reshape(size, shifts, part).transpose(1, 0, 2)
     with_block = whitened[:, count:].reshape(size, shifts, part).transpose(1, 2, 0)
     train = square.without(document)
-    ridge = RIDGE * np.stack([scale_of(one) for one in train])[:, :, None] * np.eye(part)
+    ridge = RIDGE * np.stack([scale_of(one) * stiff[1] for one in train])[:, :, None] * np.eye(part)
     reduced = train + ridge - with_block @ with_block.transpose(0, 2, 1)
     target = heads.without(document)[:, mine].transpose(0, 2, 1) - with_block @ whitened[:, :count]
     c = np.linalg.solve(reduced, target)

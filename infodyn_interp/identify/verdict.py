@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 import scipy.stats
 import xarray
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from infodyn_interp.energy.carry import LAGS
 from infodyn_interp.energy.moments import Moments
@@ -101,7 +101,7 @@ def judge(
     shape = (len(layers), len(ROWS), layers[0].heads)
     limits = np.full(shape, np.nan) if limits is None else limits
     p = np.stack([evidence.p for evidence in layers])
-    q, counts, cutoffs = _discoveries(p)
+    q, counts, cutoffs = discoveries(p)
     if cutoff is not None:
         cutoffs = np.full_like(cutoffs, cutoff)
     verdict, reason, confounder = (np.full(shape, "", object) for _ in range(3))
@@ -160,10 +160,10 @@ def verdicts(
     )
 
 
-def _discoveries(
+def discoveries(
     p: Float[np.ndarray, "layer row head"],
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Adjusted p, number of tests and cut-off of each row's family."""
+) -> tuple[Float[np.ndarray, "layer row head"], Int[np.ndarray, " row"], Float[np.ndarray, " row"]]:
+    """Benjamini-Hochberg adjusted p, number of tests and cut-off of each row's family."""
     q, counts, cutoffs = np.full(p.shape, np.nan), [], []
     for row in range(p.shape[1]):
         known = np.isfinite(p[:, row])

@@ -9,7 +9,7 @@ from infodyn_interp.models.bridging import native_logits, unbridged
 from infodyn_interp.models.description import Model
 from infodyn_interp.models.opening import open_model
 from infodyn_interp.models.sources import DEMO
-from infodyn_interp.models.twins import permuted_weights_twin, untrained_twin
+from infodyn_interp.models.twins import permuted_weights_twin, recast, untrained_twin
 
 __all__ = [
     "DEMO",
@@ -17,6 +17,7 @@ __all__ = [
     "native_logits",
     "open_model",
     "permuted_weights_twin",
+    "recast",
     "unbridged",
     "untrained_twin",
 ]

@@ -1,7 +1,9 @@
 """What an opened model is: the bridge, and the few facts about it that everything else reads."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,6 +27,7 @@ class Model:
         revision: commit of a hub model, version of the demo package.
         dtype, device: of the weights.
         twin: `trained`, `untrained` or `permuted_weights`.
+        origin: arguments of `open_model` that open it again; None for what was given as an object.
     """
 
     bridge: TransformerBridge
@@ -41,6 +44,7 @@ class Model:
     dtype: torch.dtype
     device: torch.device
     twin: str = "trained"
+    origin: Mapping[str, Any] | None = None
 
 
 def hash_weights(module: nn.Module) -> str:

@@ -1,6 +1,8 @@
 """Open a model: find it, read it, put it into a bridge, and see that it can be used."""
 
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -48,7 +50,7 @@ def open_model(
         RequestError: the model cannot be found or read, is of a kind without causal attention in every layer,
             hides its attention scores, or has weights that are not finite.
     """
-    chosen_dtype = None if dtype is None else _parse_dtype(dtype)
+    chosen_dtype = None if dtype is None else parse_dtype(dtype)
     chosen_device = None if device is None else _parse_device(device)
     if isinstance(source, TransformerBridge):
         name = _name_bridge(source)
@@ -66,7 +68,16 @@ def open_model(
     weights = find_weights(source, revision)
     module, own = read_weights(weights, chosen_dtype or torch.float32, trust_remote_code, tokenizer)
     nn.Module.to(module, chosen_device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return describe(build_bridge(module, weights.name, own), own, weights.name, weights.revision)
+    opened = describe(build_bridge(module, weights.name, own), own, weights.name, weights.revision)
+    origin = {
+        "source": str(Path(source).absolute()) if os.path.exists(source) else source,
+        "revision": revision,
+        "dtype": opened.dtype,
+        "device": str(opened.device),
+        "trust_remote_code": trust_remote_code,
+        "tokenizer": tokenizer,
+    }
+    return replace(opened, origin=origin)
 
 
 def describe(
@@ -149,7 +160,12 @@ def _name_bridge(bridge: TransformerBridge) -> str:
     return type(bridge.original_model).__name__ if name in (None, "", "external") else name
 
 
-def _parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """One of the dtypes that models are opened in.
+
+    Raises:
+        RequestError: it is another.
+    """
     chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if chosen is None or chosen not in _DTYPES.values():
         raise RequestError(f"dtype: {dtype} is none of {', '.join(_DTYPES)}")

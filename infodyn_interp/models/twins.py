@@ -1,4 +1,4 @@
-"""Models that have the form of a given one but not what it learned: nulls for everything measured on it."""
+"""Models made from a given one: of its form without what it learned, or of its weights in another precision."""
 
 import contextlib
 import copy
@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from infodyn_interp.errors import RequestError
 from infodyn_interp.models.bridging import adopt, build_bridge, unbridged
 from infodyn_interp.models.description import Model
-from infodyn_interp.models.opening import describe
+from infodyn_interp.models.opening import describe, parse_dtype
 from infodyn_interp.models.refusals import quiet
 
 
@@ -38,6 +38,20 @@ def permuted_weights_twin(model: Model, seed: int = 0) -> Model:
     with _plain_module(model) as module:
         fresh = adopt(module, lambda name, weights: _permute(weights, f"{seed} {name}"), model.device)
     return _make_twin(model, fresh, "permuted_weights")
+
+
+def recast(model: Model, dtype: str | torch.dtype) -> Model:
+    """The same weights rounded, or widened, to `dtype`; in the model's own no bit changes.
+
+    What a module computes in float32 whatever its weights are (norms, rotations) it computes so here.
+
+    Raises:
+        RequestError: a dtype that models are not opened in.
+    """
+    chosen = parse_dtype(dtype)
+    with _plain_module(model) as module:
+        fresh = adopt(module, lambda _, weights: weights.to(chosen), model.device)
+    return _make_twin(model, fresh, model.twin)
 
 
 def _make_twin(model: Model, module: PreTrainedModel, twin: str) -> Model:

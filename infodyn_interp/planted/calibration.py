@@ -81,7 +81,7 @@ def _carry_pass(
 ) -> Variograms:
     ranks, own = (FITTED, max(ranks_of(COMPONENTS))), columns_of(support.window, FITTED)
     wide = columns_of(support.window, FITTED, max(ranks))
-    ladder = LadderMoments(wide, energies.shape[1])
+    ladder = LadderMoments.empty(wide, energies.shape[1])
     products, _ = WindowAlgebra(support, FITTED, bilinear_rank=max(ranks)).pair_products(
         states, -energies, None
     )

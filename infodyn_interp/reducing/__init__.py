@@ -12,7 +12,9 @@ from infodyn_interp.energy.fitting import PAIRS, TERMS, Estimate, Fit
 from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.energy.reference import SurfaceFit
 from infodyn_interp.energy.terms import TAUS, WIDTHS, rhythm_of_codes
+from infodyn_interp.reducing.ablation import label_ablation as label_ablation
 from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
+from infodyn_interp.reducing.sources import label_precisions
 from infodyn_interp.reducing.structure import label_profile, label_spectrum
 from infodyn_interp.reducing.verdicts import label_carry, label_verdicts, weigh_gathered
 
@@ -47,7 +49,7 @@ def reduce(
     grid = {"layer": layers, "head": np.arange(heads)}
     surfaces = _surfaces(gathered, layers)
     groups = {
-        "/basis": _basis(gathered, fits, layers),
+        "/basis": label_basis(gathered),
         "/example": _example(gathered, fits, layers, pieces),
         "/reference": _reference(surfaces, gathered.unseen, reference, (len(layers), heads)),
         "/energy": _energy(fits, layers, surfaces, head_width, reference),
@@ -57,7 +59,9 @@ def reduce(
     groups |= label_verdicts(gathered, evidence, nulls, settings, layers)
     structure = {"/spectrum": label_spectrum(gathered, layers), "/profile": label_profile(gathered, layers)}
     if gathered.variograms is not None:
-        groups["/carry"] = label_carry(gathered, evidence, layers, settings.series)
+        groups["/carry"] = label_carry(gathered, evidence, layers, settings.series, settings.seed)
+    if gathered.precisions:
+        groups["/precisions"] = label_precisions(gathered.precisions, layers)
     return {name: group.assign_coords(grid) for name, group in groups.items()} | structure
 
 
@@ -247,7 +251,10 @@ def _energy(
     ).transpose("layer", "head", ...)
 
 
-def _basis(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int]) -> xarray.Dataset:
+def label_basis(gathered: "Gathered") -> xarray.Dataset:
+    """Components, centres and coefficients: enough to compute any fitted term on any text."""
+    fits = gathered.fits
+    layers = sorted(fits)
     columns = fits[layers[0]].columns
     support = support_of(columns.window)
     bases = [gathered.bases[layer] for layer in layers]
@@ -278,6 +285,12 @@ def _basis(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
                 "nats per unit of column",
                 "row-gauge coefficients of all documents; of the tracks only the chosen one's is not 0",
             ),
+            "coefficient_without": label(
+                ("fold", *GRID, "column"),
+                np.stack([fits[layer].coefficient_without for layer in layers], 1).astype(np.float32),
+                "nats per unit of column",
+                "the same without each fold of documents in turn, and with the track chosen there",
+            ),
             "track_coefficient": label(
                 GRID,
                 np.stack([fits[layer].track for layer in layers]),
@@ -295,6 +308,9 @@ def _basis(gathered: "Gathered", fits: Mapping[int, Fit], layers: Sequence[int])
             ),
         },
         coords={
+            "layer": layers,
+            "head": np.arange(len(fits[layers[0]].coefficient)),
+            "fold": np.arange(len(fits[layers[0]].coefficient_without)),
             "column": list(columns.names),
             "block": ("column", block),
             "width": list(WIDTHS),

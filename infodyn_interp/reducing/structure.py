@@ -7,8 +7,8 @@ import numpy as np
 import xarray
 
 from infodyn_interp.energy.carry import Variogram
-from infodyn_interp.energy.terms import TAUS, WIDTHS
-from infodyn_interp.identify.profile import profile_rho, profile_track
+from infodyn_interp.energy.terms import FINE, TAUS, WIDTHS
+from infodyn_interp.identify.profile import profile_moments, profile_rho, profile_track
 from infodyn_interp.identify.spectrum import Spectrum, fisher_spectrum
 from infodyn_interp.reducing.labels import GRID, label
 
@@ -118,6 +118,18 @@ def label_profile(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset
     }
     coords: dict[str, object] = {"layer": list(layers), "width": list(WIDTHS), "tau": list(TAUS)}
     coords["head"] = np.arange(gathered.fits[layers[0]].rms.shape[0])
+    if gathered.fine:
+        variables |= _finer(gathered, layers)
+        coords["width_fine"] = (
+            "width_fine",
+            list(FINE.widths),
+            {"units": "1", "long_name": "kernel width w"},
+        )
+        coords["tau_fine"] = (
+            "tau_fine",
+            list(FINE.taus),
+            {"units": "tokens", "long_name": "decay length of the track"},
+        )
     if gathered.variograms is not None and all(
         _enough(gathered.variograms[layer].chosen) for layer in layers
     ):
@@ -155,6 +167,33 @@ def label_profile(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset
         }
         coords["rho"] = ("point", found[0].rho, {"units": "1", "long_name": "what one step keeps"})
     return xarray.Dataset(variables, coords=coords).transpose("layer", "head", ...)
+
+
+def _finer(gathered: "Gathered", layers: Sequence[int]) -> dict[str, xarray.Variable]:
+    """The finer grid of tracks, from the windows of the ladder; NaN in layers that were not read on it."""
+    found = {layer: profile_moments(moments) for layer, moments in gathered.fine.items()}
+    shape = len(FINE.widths), len(FINE.taus), gathered.fits[layers[0]].rms.shape[0]
+    nothing = np.full(shape, np.nan)
+    dims = ("layer", "width_fine", "tau_fine", "head")
+    excess, allowed = (
+        np.stack([getattr(found[layer], name) if layer in found else nothing for layer in layers])
+        for name in ("excess", "allowed")
+    )
+    return {
+        "kept_fine": label(
+            dims,
+            np.where(np.isnan(excess), np.nan, excess <= allowed),
+            "1",
+            "1 where first windows do not reject this width and memory against the chosen ones of a finer grid",
+        ),
+        "excess_fine": label(
+            dims,
+            excess,
+            "1",
+            "held-out squares within keys over the chosen track's, as a share of energy variance",
+        ),
+        "allowed_fine": label(dims, allowed, "1", "excess up to which a track is not rejected"),
+    }
 
 
 def _enough(variogram: Variogram) -> bool:

@@ -13,10 +13,12 @@ from infodyn_interp.energy.carry import Carry, Variogram, fit_carry
 from infodyn_interp.energy.fitting import Estimate, fit
 from infodyn_interp.identify import verdict as rules
 from infodyn_interp.identify.evidence import ROWS, Evidence, weigh
+from infodyn_interp.identify.interference import LEAST_SLOPE
 from infodyn_interp.identify.limits import Limits, detection_limits
 from infodyn_interp.identify.swaps import swap_p
 from infodyn_interp.identify.verdict import judge
 from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
+from infodyn_interp.reducing.sources import label_interference
 
 if TYPE_CHECKING:
     from infodyn_interp.sweeping import Gathered, Settings
@@ -221,9 +223,13 @@ def _contrast(
 
 
 def label_carry(
-    gathered: "Gathered", evidence: Sequence[Evidence], layers: Sequence[int], keep_series: bool
+    gathered: "Gathered",
+    evidence: Sequence[Evidence],
+    layers: Sequence[int],
+    keep_series: bool,
+    seed: int = 0,
 ) -> xarray.Dataset:
-    """The carry-over of every head: fit, variogram with its null, ladder, and |M_t| along the window."""
+    """The carry-over of every head: fit, variogram with its null, ladder, interference, |M_t| along the window."""
     found = gathered.variograms or {}
     permuted = gathered.permuted or {}
     chosen = [one.carry for one in evidence if one.carry is not None]
@@ -292,7 +298,9 @@ def label_carry(
                 )
     if gathered.series:
         variables |= _magnitudes(gathered, layers, np.sqrt(square), keep_series)
-    return xarray.Dataset(variables, coords=coords).transpose("layer", "head", ...)
+        variables |= label_interference(gathered.series, gathered.checked.reach, layers, seed)
+    attrs = {"discovery": rules.DISCOVERY, "least_interference": LEAST_SLOPE}
+    return xarray.Dataset(variables, coords=coords, attrs=attrs).transpose("layer", "head", ...)
 
 
 def _at_lags(variogram: Variogram, lags: Sequence[int]) -> np.ndarray:

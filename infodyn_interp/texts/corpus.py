@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from infodyn_interp.errors import RequestError
-from infodyn_interp.texts.records import decode, text_of
-
-JSON_LINES = (".jsonl", ".json-lines", ".jsonlines", ".ndjson", ".json")
-PLAIN = (".txt", ".md", ".text")
-BLOCK = 1 << 20  # bytes of a plain text file read at a time
+from infodyn_interp.texts.formats import has_fields, is_packed, is_table
+from infodyn_interp.texts.records import decode, label_of, read_record, text_of
+from infodyn_interp.texts.unpacking import BLOCK, Scratch, unpack
 
 # A document: each call starts a reading of its text from the beginning, a part at a time.
 Document = Callable[[], Iterator[str]]
 
 
 class Place(NamedTuple):
-    """Where a document lies: the file's index, first byte, bytes and first line; or its index in a list."""
+    """Where a document lies: the file's index, first byte, bytes and first line; or its index in a list.
+
+    Of a file that was unpacked they count in what came out of it.
+    """
 
     file: int
     start: int
@@ -46,6 +47,10 @@ class Strings:
         """Name a document for a message."""
         return f"texts[{place.start}]"
 
+    def label(self, place: Place) -> str:
+        """Name the group of a document: there is but one."""
+        return ""
+
     def document(self, place: Place) -> Document:
         """Return the document at a place; raises RequestError if it is no text."""
         where = self.where(place)
@@ -60,55 +65,97 @@ class Strings:
 
 @dataclass(frozen=True)
 class Files:
-    """JSONL and plain text files. Their paths stay as the user wrote them, from `folder` on."""
+    """JSONL, plain text and tables, compressed or not. Paths stay as the user wrote them, from `folder` on.
+
+    `titles` name the files in messages. `scratch` holds what had to be unpacked, a file each.
+    """
 
     paths: tuple[Path, ...]
+    titles: tuple[str, ...]
     folder: Path
     name: str
     field: str | None
     split: bool
+    by: str | None
+    scratch: Scratch | None
 
     @property
     def hint(self) -> str:
         """What may bring more documents out of the same files."""
-        plain = not self.split and not all(map(is_json_lines, self.paths))
+        plain = not self.split and not all(map(has_fields, self.paths))
         return " (or split=True, if blank lines separate documents)" if plain else ""
 
     def places(self) -> Iterator[Place]:
-        """Yield the place of every document, in the order of the files."""
+        """Yield the place of every document, in the order of the files, each unpacked where it must be."""
         for index, path in enumerate(self.paths):
+            if is_packed(path):
+                self._unpack(index)
             try:
-                with (self.folder / path).open("rb") as stream:
+                with self._readable(index).open("rb") as stream:
                     start = 3 if stream.read(3) == codecs.BOM_UTF8 else 0
                     stream.seek(start)
                     for span in self._spans(path, stream, start):
                         yield Place(index, *span)
             except OSError as error:
-                raise RequestError(f"{shown(path)} cannot be read: {error.strerror}") from error
+                raise RequestError(f"{self.titles[index]} cannot be read: {error.strerror}") from error
 
     def where(self, place: Place) -> str:
-        """Name a document for a message."""
-        path = self.paths[place.file]
-        return f"{shown(path)} line {place.line}" if self.split or is_json_lines(path) else shown(path)
+        """Name a document for a message; the rows of a table count from 0, as lines do from 1."""
+        path, title = self.paths[place.file], self.titles[place.file]
+        if is_table(path):
+            return f"{title} row {place.line - 1}"
+        return f"{title} line {place.line}" if self.split or has_fields(path) else title
 
     def document(self, place: Place) -> Document:
         """Return the document at a place; raises RequestError if it is no text, or OSError."""
-        if not is_json_lines(self.paths[place.file]):
+        if not has_fields(self.paths[place.file]):
             return lambda: self._plain(place)
         where = self.where(place)
-        line, _ = decode(b"".join(self._blocks(place)), place.start, where)
-        return _whole(text_of(line.rstrip("\r\n"), self.field, where), where)
+        return _whole(text_of(self._record(place), self.field, where), where)
+
+    def label(self, place: Place) -> str:
+        """Name the group of a document: what its field `by` holds; of plain text, the file's folder.
+
+        Raises RequestError if the field is not there or holds no label.
+        """
+        if self.by is None:
+            return ""
+        path = self.paths[place.file]
+        if not has_fields(path):
+            return (self.folder / path).parent.name
+        return label_of(self._record(place), self.by, self.where(place))
+
+    def _readable(self, index: int) -> Path:
+        path = self.paths[index]
+        if self.scratch is not None and is_packed(path):
+            return self.scratch.path / str(index)
+        return self.folder / path
+
+    def _unpack(self, index: int) -> None:
+        source, target = self.folder / self.paths[index], self._readable(index)
+        try:
+            with target.open("wb") as stream:
+                stream.writelines(unpack(source, self.field, self.by, self.titles[index]))
+        except OSError as error:
+            raise RequestError(
+                f"{self.titles[index]} cannot be unpacked into {shown(target.parent)}: {error.strerror}"
+            ) from error
 
     def _spans(self, path: Path, stream: BinaryIO, start: int) -> Iterable[tuple[int, int, int]]:
-        if is_json_lines(path):
+        if has_fields(path):
             return _lines(stream, start)
         if self.split:
             return _paragraphs(stream, start)
         return [(start, os.fstat(stream.fileno()).st_size - start, 1)]
 
+    def _record(self, place: Place) -> dict[str, Any]:
+        where = self.where(place)
+        line, _ = decode(b"".join(self._blocks(place)), place.start, where)
+        return read_record(line.rstrip("\r\n"), where)
+
     def _blocks(self, place: Place) -> Iterator[bytes]:
         left = place.length
-        with (self.folder / self.paths[place.file]).open("rb") as stream:
+        with self._readable(place.file).open("rb") as stream:
             stream.seek(place.start)
             while left > 0 and (block := stream.read(min(left, BLOCK))):
                 left -= len(block)
@@ -134,11 +181,6 @@ def hash_text(parts: Iterable[str]) -> bytes:
     for part in parts:
         state.update(part.encode())
     return state.digest()
-
-
-def is_json_lines(path: Path) -> bool:
-    """Tell whether a file is read as one JSON object a line."""
-    return path.suffix.lower() in JSON_LINES
 
 
 def shown(path: Path) -> str:

@@ -14,8 +14,16 @@ from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.texts.corpus import Corpus, Document, Place, hash_text
 from infodyn_interp.texts.tokenising import encode
 
-# One document as the counting pass remembers it: its hash in two halves, its place, its number of tokens.
-ROW = np.dtype([("high", "u8"), ("low", "u8"), *((name, "i8") for name in Place._fields), ("tokens", "i8")])
+# One document as the counting pass remembers it: its hash in two halves, its place, its number of tokens, its group.
+ROW = np.dtype(
+    [
+        ("high", "u8"),
+        ("low", "u8"),
+        *((name, "i8") for name in Place._fields),
+        ("tokens", "i8"),
+        ("group", "u1"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,19 @@ class Batch:
     """Windows of one role.
 
     `document` is the rank within the role, `position` the index of the window in its document (among all
-    whole windows of the document, sampled or not), `fold` the document's fold.
+    whole windows of the document, sampled or not), `fold` the document's fold, `group` its index in
+    `Texts.groups`, by default 0 throughout.
     """
 
     tokens: Int64[torch.Tensor, "batch time"]
     document: Int64[np.ndarray, " batch"]
     position: Int64[np.ndarray, " batch"]
     fold: Int64[np.ndarray, " batch"]
+    group: Int64[np.ndarray, " batch"] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.group is None:
+            object.__setattr__(self, "group", np.zeros_like(self.document))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +91,8 @@ class Texts:
     """A corpus as windows of `window` tokens each, BOS included where the tokenizer wants one.
 
     `folds` is the number of folds, min(fitted documents, folds asked for); `documents` and
-    `reference_documents` count the documents of either role; `bos` is the id that starts each window, if any.
+    `reference_documents` count the documents of either role; `groups` are the labels of their groups, sorted,
+    none if none were asked for; `bos` is the id that starts each window, if any.
     """
 
     window: int
@@ -86,6 +101,7 @@ class Texts:
     census: Census
     documents: int
     reference_documents: int
+    groups: tuple[str, ...]
     tokenizer: Any = field(repr=False)
     _corpus: Corpus = field(repr=False)
     _rows: dict[str, np.ndarray] = field(repr=False)
@@ -96,16 +112,19 @@ class Texts:
 
     @property
     def digest(self) -> str:
-        """Hex digest of all that decides the windows: settings, vocabulary, ranked hashes, shuffle."""
+        """Hex digest of all that decides the windows: settings, vocabulary, ranked hashes, groups, shuffle."""
         return self._identity if self._seed is None else hash_text([f"{self._identity} {self._seed}"]).hex()
 
-    def windows(self, role: str = "fitted") -> int:
-        """Return the number of windows of a role, "fitted" or "reference"."""
-        return int(np.minimum(self._of(role)["tokens"] // self._room, self._caps[role]).sum())
+    def windows(self, role: str = "fitted", documents: Iterable[int] | None = None) -> int:
+        """Return the number of windows of a role, "fitted" or "reference", or of some of its documents."""
+        rows = self._of(role)
+        if documents is not None:
+            rows = rows[self._checked(documents, role)]
+        return int(np.minimum(rows["tokens"] // self._room, self._caps[role]).sum())
 
-    def tokens(self, role: str = "fitted") -> int:
-        """Return the number of token positions in the windows of a role, BOS included."""
-        return self.windows(role) * self.window
+    def tokens(self, role: str = "fitted", documents: Iterable[int] | None = None) -> int:
+        """Return the number of token positions in the windows of a role, BOS included, as `windows`."""
+        return self.windows(role, documents) * self.window
 
     def batches(
         self, size: int, role: str = "fitted", documents: Iterable[int] | None = None
@@ -120,7 +139,7 @@ class Texts:
         size = whole_number("size", size, 1)
         ranks = range(len(self._of(role))) if documents is None else self._checked(documents, role)
         windows = self._read(role, ranks)
-        return iter(lambda: self._batch(list(itertools.islice(windows, size))), None)
+        return iter(lambda: self._batch(list(itertools.islice(windows, size)), role), None)
 
     def one_window(self, document: int = 0, position: int = 0, role: str = "fitted") -> Batch:
         """Read one window as a batch of one: any whole window of the document, sampled or not.
@@ -132,7 +151,7 @@ class Texts:
         position = whole_number("position", position, 0)
         if position >= count:
             raise RequestError(f"{role} document {rank} has no window {position}: it has {count}, from 0 on")
-        batch = self._batch(list(self._read(role, [rank], only=position)))
+        batch = self._batch(list(self._read(role, [rank], only=position)), role)
         if batch is None:
             raise RunError(f"{role} document {rank} lost its window {position}: read the texts again")
         return batch
@@ -210,14 +229,15 @@ class Texts:
             raise RequestError(f"there is no {role} document {ranks[-1]}: there are {count}, from 0 on")
         return ranks
 
-    def _batch(self, windows: list[tuple[int, int, np.ndarray]]) -> Batch | None:
+    def _batch(self, windows: list[tuple[int, int, np.ndarray]], role: str) -> Batch | None:
         if not windows:
             return None
         tokens = np.full((len(windows), self.window), -1 if self.bos is None else self.bos, np.int64)
         tokens[:, self.window - self._room :] = [ids for _, _, ids in windows]
         document = np.array([rank for rank, _, _ in windows], np.int64)
         position = np.array([position for _, position, _ in windows], np.int64)
-        return Batch(torch.from_numpy(tokens), document, position, document % self.folds)
+        group = self._of(role)["group"][document].astype(np.int64)
+        return Batch(torch.from_numpy(tokens), document, position, document % self.folds, group)
 
     def _read(
         self, role: str, ranks: Iterable[int], only: int | None = None

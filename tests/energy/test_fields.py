@@ -63,6 +63,21 @@ def test_terms_of_a_new_text_follow_the_formulas(study, layer):
             np.testing.assert_allclose(got, oracle.center_rows(field, mask), atol=1e-5)
 
 
+@pytest.mark.parametrize("term", ["prosody", "track", "nuisance"])
+def test_a_window_that_was_fitted_takes_the_coefficients_that_never_saw_its_fold(study, term):
+    basis, pieces, tokens, inputs = study
+    prosody, folds = Prosody(pieces), basis.sizes["fold"]
+
+    def terms(basis, **fold):
+        return compute_term(basis, 1, 2, term, inputs[1], tokens, prosody, **fold)
+
+    mixed = terms(basis, fold=np.array([3, folds]))  # the second was not fitted
+    without = terms(basis.assign(coefficient=basis["coefficient_without"].sel(fold=3)))
+    np.testing.assert_allclose(mixed[0], without[0], atol=1e-6)
+    np.testing.assert_array_equal(mixed[1], terms(basis)[1])
+    assert abs(mixed[0] - terms(basis)[0]).max() > 1e-4
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -7,7 +7,7 @@ import oracle
 import pytest
 import torch
 
-from infodyn_interp.energy.fitting import TERMS, Estimate, Fit, fit
+from infodyn_interp.energy.fitting import PRIOR_TOKENS, TERMS, Estimate, Fit, fit, track_gains
 from infodyn_interp.energy.gauge import Support
 from infodyn_interp.energy.moments import Moments, WindowAlgebra
 from infodyn_interp.energy.terms import TAUS, WIDTHS, Basis
@@ -98,6 +98,7 @@ def test_gains_are_what_a_regression_on_the_other_documents_explains(moments: Mo
     total = moments.total
     field = np.arange(moments.columns.within, moments.columns.count)
     nuisance = np.arange(moments.columns.nuisance.stop)
+    bases = [name.startswith("rbf") for name in moments.columns.names]
     for fold in (0, 7):
         for head in (1, 2):
             track = [moments.columns.blocks["track"].start + fitted.chosen_without[fold, head]]
@@ -106,12 +107,29 @@ def test_gains_are_what_a_regression_on_the_other_documents_explains(moments: Mo
                 train = total.gram(0) - moments.gram(fold)
                 cross = (total.cross(0) - moments.cross(fold))[:, head]
                 block = train[np.ix_(places, places)]
-                block = block + 1e-5 * np.diag(train.diagonal()[places])
+                # a prior on the radial basis functions worth so many of the tokens that were seen
+                prior = np.where(bases, PRIOR_TOKENS / ((FOLDS - 1) * 4 * WINDOW), 0)
+                block = block + np.diag(((1e-5 + prior) * train.diagonal())[places])
                 beta = np.linalg.solve(block, cross[places])
                 left = moments.gram(fold)[np.ix_(places, places)]
                 explained.append(2 * beta @ moments.cross(fold)[places, head] - beta @ left @ beta)
             expected = (explained[1] - explained[0]) / moments.square(fold)[head]
             assert fitted.gain_by_fold[fold, 0, head] == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+def test_gains_of_tracks_alone_are_those_of_the_fit(moments: Moments, fitted: Fit) -> None:
+    gains, chosen = track_gains(moments)
+    np.testing.assert_allclose(gains, fitted.track_gain_by_fold, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(chosen, fitted.chosen)
+
+
+def test_folds_that_hold_nothing_change_no_gain_of_a_track(moments: Moments) -> None:
+    wider = Moments.empty(moments.columns, HEADS, FOLDS + 3)
+    places = [place for place in range(FOLDS + 3) if place not in (0, 5, FOLDS + 2)]
+    for name in Moments._arrays:
+        getattr(wider, name)[places] = getattr(moments, name)
+    for got, expected in zip(track_gains(wider), track_gains(moments), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-9)
 
 
 def test_scaling_the_energies_scales_coefficients_and_no_share(moments: Moments, fitted: Fit) -> None:

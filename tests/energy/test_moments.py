@@ -9,7 +9,7 @@ import torch
 
 from infodyn_interp.energy.gauge import Support
 from infodyn_interp.energy.moments import Moments, WindowAlgebra, WindowMoments, unpack
-from infodyn_interp.energy.terms import Basis, columns_of
+from infodyn_interp.energy.terms import FINE, NINE, Basis, Grid, columns_of
 
 HEADS = 3
 
@@ -18,7 +18,13 @@ class World:
     """A few windows of made-up states, rhythm and scores with everything an algebra needs."""
 
     def __init__(
-        self, window: int, rank: int, reach: int | None = None, windows: int = 2, seed: int = 0
+        self,
+        window: int,
+        rank: int,
+        reach: int | None = None,
+        windows: int = 2,
+        seed: int = 0,
+        grid: Grid = NINE,
     ) -> None:
         draw = np.random.default_rng(seed)
         walk = np.cumsum(draw.normal(size=(windows, window, rank)), 1) / 4
@@ -28,12 +34,12 @@ class World:
         self.surface = draw.normal(size=(windows, HEADS, window, window))
         self.centres = draw.normal(size=(16, rank))
         self.support = Support(window, reach)
-        self.columns = columns_of(window, rank)
+        self.columns = columns_of(window, rank, grid=grid)
         self.basis = Basis(torch.zeros(rank), torch.eye(rank), torch.tensor(self.centres), 3.0)
 
     def moments(self, dtype: torch.dtype = torch.float64, scores: np.ndarray | None = None) -> WindowMoments:
         scores = self.scores if scores is None else scores
-        return WindowAlgebra(self.support, self.columns.state_rank)(
+        return WindowAlgebra(self.support, self.columns.state_rank, grid=self.columns.grid)(
             torch.tensor(self.states).to(dtype),
             torch.tensor(self.rhythm),
             self.basis,
@@ -61,9 +67,15 @@ def gram(world: World, window: WindowMoments, place: int, gauge: str) -> np.ndar
 
 def dense(world: World, place: int, gauge: str) -> tuple[np.ndarray, np.ndarray]:
     """The same from dense arrays in float64, and the row-gauge squares that set its scale."""
-    mask = world.support.mask.numpy()
+    mask, columns = world.support.mask.numpy(), world.columns
     arrays = oracle.dense_columns(
-        world.states[place], world.rhythm[place], world.centres, 3.0, world.columns.bins
+        world.states[place],
+        world.rhythm[place],
+        world.centres,
+        3.0,
+        columns.bins,
+        columns.grid.widths,
+        columns.grid.taus,
     )
     if gauge == "within":
         arrays = arrays[: world.columns.within]
@@ -76,11 +88,14 @@ def dense(world: World, place: int, gauge: str) -> tuple[np.ndarray, np.ndarray]
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("gauge", ["row", "within"])
-@pytest.mark.parametrize(("window", "rank", "reach"), [(64, 8, None), (50, 3, 20), (40, 1, None)])
+@pytest.mark.parametrize(
+    ("window", "rank", "reach", "grid"),
+    [(64, 8, None, NINE), (50, 3, 20, NINE), (40, 1, None, NINE), (40, 3, None, FINE)],
+)
 def test_structured_moments_equal_dense_ones_for_every_pair_of_columns(
-    window: int, rank: int, reach: int | None, gauge: str, dtype: torch.dtype, bound: float
+    window: int, rank: int, reach: int | None, grid: Grid, gauge: str, dtype: torch.dtype, bound: float
 ) -> None:
-    world = World(window, rank, reach)
+    world = World(window, rank, reach, grid=grid)
     moments = world.moments(dtype)
     for place in range(2):
         expected, squares = dense(world, place, gauge)

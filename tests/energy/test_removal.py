@@ -1,6 +1,7 @@
 """A term taken out of the live scores: what is planted is what the model uses, and the placebo is the zero."""
 
 import pydoc_data.topics
+from contextlib import nullcontext
 from typing import Any, cast
 
 import families
@@ -379,6 +380,24 @@ def test_removing_a_planted_term_from_the_language_model_recovers_its_effect(dem
     recovers(demo_model, tokens, [10], "track")
 
 
+@pytest.mark.parametrize("family", families.NAMES)
+def test_passes_that_start_at_the_removal_s_layer_are_the_whole_passes(
+    family: str, tiny_tokenizer: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens = tiny(family, tiny_tokenizer), families.windows(5, WINDOW)
+    last = model.layers - 1
+    result, checked, calls = result_of(model, tokens, [last], "track"), check(model, tokens), []
+    first = model.bridge.blocks[0].attn
+    handle = first.register_forward_pre_hook(lambda *_: calls.append(1))
+    short = ablate(model, tokens, result, placebos=2, checked=checked)
+    passes = len(calls)
+    monkeypatch.setattr(removal, "resumed", lambda *_: nullcontext())
+    xarray.testing.assert_identical(ablate(model, tokens, result, placebos=2, checked=checked), short)
+    handle.remove()
+    # two chunks, each surveyed, intact, removed and under four placebos
+    assert (passes, len(calls) - passes) == (4, 14)
+
+
 @pytest.fixture(scope="module")
 def study(llama: Model) -> tuple[xarray.DataTree, torch.Tensor]:
     tokens = families.windows(6, WINDOW)
@@ -401,10 +420,9 @@ def test_a_term_that_is_nothing_changes_nothing_and_has_no_causal_effect(llama: 
     assert np.isnan(found["unseen_share"]).all()
 
 
-def test_placebos_have_the_term_s_norm_in_every_head_and_window(
-    llama: Model, study: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result, tokens = study
+@pytest.fixture
+def planted(monkeypatch: pytest.MonkeyPatch) -> list[dict[int, np.ndarray]]:
+    """What is planted in each pass of `ablate`, by layer."""
     planted: list[dict[int, np.ndarray]] = []
 
     def spy(model: Model, layers: list[int], energy: Energy) -> Any:
@@ -420,6 +438,36 @@ def test_placebos_have_the_term_s_norm_in_every_head_and_window(
         return bent_scores(model, layers, spied)
 
     monkeypatch.setattr(removal, "bent_scores", spy)
+    return planted
+
+
+@pytest.mark.parametrize("term", ["track", "prosody"])
+def test_each_window_loses_the_term_of_the_coefficients_that_never_saw_its_fold(
+    llama: Model, planted: list, term: str
+) -> None:
+    tokens, fold = families.windows(4, WINDOW), [1, 0, 2, 7]  # 7 was not fitted
+    basis = result_of(llama, tokens, [2], term)["basis"].to_dataset()
+    factor = xarray.DataArray(1 + np.random.default_rng(0).random((3, llama.heads)), dims=("fold", "head"))
+    without = (factor * basis["coefficient"]).transpose("fold", "layer", "head", "column").astype(np.float32)
+    result = xarray.DataTree.from_dict({"/basis": basis.assign(coefficient_without=without)})
+    batch = Batch(tokens, np.arange(4), np.zeros(4, int), np.array(fold))
+    ablate(llama, batch, result, term=term, placebos=2)
+    ablate(llama, tokens, result, term=term, placebos=2)
+    whole = term_by_formulas(llama, basis, 2, inputs_of(llama, tokens)[2], tokens)
+    by_fold = np.concatenate([factor.values, np.ones((5, llama.heads))])[fold]
+    _, removed, *placebos = (one.get(2) for one in planted[: len(planted) // 2])
+    np.testing.assert_allclose(removed, -whole * by_fold[..., None, None], atol=1e-4)
+    # of another document: by the coefficients that never saw it, at the norm of the window's own
+    theirs, norms = np.roll(whole, -1, 0), np.linalg.norm(removed, axis=(-2, -1), keepdims=True)
+    expected = -theirs * norms / np.linalg.norm(theirs, axis=(-2, -1), keepdims=True)
+    np.testing.assert_allclose(placebos[2], expected, atol=1e-4)
+    np.testing.assert_allclose(planted[len(planted) // 2 + 1][2], -whole, atol=1e-4)
+
+
+def test_placebos_have_the_term_s_norm_in_every_head_and_window(
+    llama: Model, study: tuple, planted: list
+) -> None:
+    result, tokens = study
     ablate(llama, tokens[:4], result, layer=2, head=1, placebos=3)
     intact, removed, *placebos = planted
     assert intact == {}

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from infodyn_interp.energy.gauge import Support
 from infodyn_interp.energy.terms import (
+    FINE,
+    NINE,
     RHYTHM,
-    TAUS,
-    WIDTHS,
     Basis,
+    Grid,
     Prosody,
     columns_of,
     kernels,
@@ -67,17 +68,30 @@ def test_a_rhythm_code_says_all_the_block_knows(tokens: list[int]) -> None:
     torch.testing.assert_close(rhythm_of_codes(codes[0]), prosody.columns(batch)[0])
 
 
-@pytest.mark.parametrize(("window", "rank"), [(32, 1), (50, 3), (64, 8)])
-def test_kernels_and_tracks_follow_their_formulas(window: int, rank: int) -> None:
+@pytest.mark.parametrize(
+    ("window", "rank", "grid"), [(32, 1, NINE), (50, 3, NINE), (64, 8, NINE), (50, 3, FINE)]
+)
+def test_kernels_and_tracks_follow_their_formulas(window: int, rank: int, grid: Grid) -> None:
     states = draw_states(window, rank)
-    similar = kernels(torch.tensor(states)[None])[0].numpy()
-    for place, width in enumerate(WIDTHS):
+    similar = kernels(torch.tensor(states)[None], grid)[0].numpy()
+    for place, width in enumerate(grid.widths):
         np.testing.assert_allclose(similar[place], oracle.kernel(states, width), atol=1e-12)
-    for block in row_blocks(torch.tensor(states)[None]):
+    for block in row_blocks(torch.tensor(states)[None], grid=grid):
         maps = block.tracks[0].numpy()
-        for place, (width, tau) in enumerate((w, tau) for w in WIDTHS for tau in TAUS):
+        for place, (width, tau) in enumerate((w, tau) for w in grid.widths for tau in grid.taus):
             expected = oracle.track(states, width, tau)[block.first : block.last, : block.last]
             np.testing.assert_allclose(maps[place], expected, atol=1e-12)
+
+
+def test_the_finer_grid_holds_the_nine_tracks() -> None:
+    assert set(NINE.widths) < set(FINE.widths)
+    assert set(NINE.taus) < set(FINE.taus)
+
+
+@pytest.mark.parametrize("widths", [(0.1, 0.3), (0.4, 0.1), (0.1, 0.1)])
+def test_widths_that_no_squaring_leads_to_are_refused(widths: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="powers of two"):
+        Grid(widths)
 
 
 def test_state_columns_follow_their_formula() -> None:

@@ -16,8 +16,17 @@ from infodyn_interp.energy.carry import TOP, Variogram, lagged_products, lags_of
 from infodyn_interp.energy.fitting import Fit, fit
 from infodyn_interp.energy.gauge import Support, center_rows, support_of
 from infodyn_interp.energy.moments import Moments, WindowAlgebra
-from infodyn_interp.energy.terms import TAUS, WIDTHS, Basis
-from infodyn_interp.identify.profile import Profile, profile_grid, profile_rho, profile_track
+from infodyn_interp.energy.terms import FINE, TAUS, WIDTHS, Basis, rhythm_columns
+from infodyn_interp.identify.profile import (
+    Profile,
+    TrackProfile,
+    profile_grid,
+    profile_moments,
+    profile_rho,
+    profile_track,
+)
+from infodyn_interp.planted import worlds
+from infodyn_interp.planted.worlds import COMPANY, FITTED
 
 WINDOW = 64
 
@@ -260,6 +269,51 @@ def test_a_finer_grid_has_the_curves_of_its_own_gains() -> None:
     np.testing.assert_allclose(profile.over_width[:, 0], np.log(np.array(widths) / 0.2) ** 2 / 2, atol=1e-12)
     assert profile.kept.sum() == 1
     assert profile.width_kept[1, 0]
+
+
+SHARES = (0.0, 0.03, 0.1)
+OFF_GRID = FINE.widths.index(0.2), FINE.taus.index(4.0)
+
+
+def plant_off_grid(seed: int, documents: int = 16) -> TrackProfile:
+    """Three heads over all nuisances, with shares of a track between the nine: one document a fold."""
+    generator = np.random.default_rng(seed)
+    seen = worlds.draw([worlds.World(COMPANY)] * len(SHARES), documents, WINDOW, generator)
+    states = seen.states[..., :FITTED]
+    track = worlds.center(-worlds.track_map(states, 0.2, 4.0))
+    track /= np.sqrt((track**2).sum() / (documents * support_of(WINDOW).pairs))
+    share = np.array(SHARES)[:, None, None]
+    energy = np.sqrt(1 - share) * seen.energies + np.sqrt(share) * track[:, None]
+    algebra = WindowAlgebra(support_of(WINDOW), FITTED, grid=FINE)
+    moments = Moments.empty(algebra.columns, len(SHARES), documents)
+    basis = Basis(torch.zeros(FITTED), torch.eye(FITTED), torch.tensor(states[0, :16]), 3.0)
+    rhythm = rhythm_columns(torch.tensor(seen.flags))
+    read = algebra(torch.tensor(states), rhythm, basis, torch.tensor(-energy).float(), None)
+    moments.add(read, np.arange(documents))
+    return profile_moments(moments)
+
+
+@pytest.fixture(scope="module")
+def kept_off_grid() -> np.ndarray:
+    """What 100 draws keep, [draw, width, tau, share]."""
+    return np.stack([plant_off_grid(seed).kept for seed in range(100)])
+
+
+def test_a_track_between_the_nine_is_kept_on_the_finer_grid(kept_off_grid: np.ndarray) -> None:
+    assert (kept_off_grid[:, *OFF_GRID, 1:].mean(0) >= 0.93).all()
+
+
+def test_far_from_a_planted_track_the_finer_grid_is_rejected(kept_off_grid: np.ndarray) -> None:
+    far = np.add.outer(
+        np.abs(np.arange(len(FINE.widths)) - OFF_GRID[0]), np.abs(np.arange(len(FINE.taus)) - OFF_GRID[1])
+    )
+    assert kept_off_grid[:, far >= 2, 1].mean() < 0.05
+    assert kept_off_grid[:, far >= 1, 2].mean() < 0.02
+
+
+def test_nuisance_alone_leaves_the_finer_grid_flat(kept_off_grid: np.ndarray) -> None:
+    assert kept_off_grid[..., 0].mean() > 0.9
+    assert kept_off_grid[..., 0].mean(0).min() > 0.8
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 2), (4, 8, 2)])

@@ -7,7 +7,14 @@ import torch
 from transformer_lens.model_bridge import TransformerBridge
 
 from infodyn_interp.errors import RequestError
-from infodyn_interp.models import native_logits, open_model, permuted_weights_twin, unbridged, untrained_twin
+from infodyn_interp.models import (
+    native_logits,
+    open_model,
+    permuted_weights_twin,
+    recast,
+    unbridged,
+    untrained_twin,
+)
 from infodyn_interp.models.description import hash_weights
 
 TWINS = [untrained_twin, permuted_weights_twin]
@@ -122,6 +129,26 @@ def test_a_twin_of_a_model_without_a_hugging_face_module_is_refused_in_one_line(
     model = open_model(native)
     with pytest.raises(RequestError, match="needs a Hugging Face module"):
         make(model)
+
+
+@pytest.mark.parametrize("family", TRIED)
+def test_weights_in_another_dtype_are_the_same_weights_rounded(family):
+    model = open_model(families.build(family))
+    for dtype in (torch.float64, torch.bfloat16):
+        twin = recast(model, dtype)
+        for name, weights in _weights(twin).items():
+            assert torch.equal(weights, _weights(model)[name].to(dtype)), name
+        assert (twin.dtype, twin.twin, twin.heads) == (dtype, model.twin, model.heads)
+    tokens = families.windows(2, 20)
+    logits = native_logits(model, tokens)
+    assert torch.equal(native_logits(recast(model, "float32"), tokens), logits)
+    torch.testing.assert_close(native_logits(recast(model, "float64"), tokens).float(), logits)
+    assert _digest(model) == model.digest
+
+
+def test_a_dtype_that_models_are_not_opened_in_is_refused():
+    with pytest.raises(RequestError, match="dtype: int8 is none of float32"):
+        recast(open_model(families.build("llama")), "int8")
 
 
 def test_the_demo_has_an_untrained_twin_although_it_was_read_from_quantised_weights(demo_model):
