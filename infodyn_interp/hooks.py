@@ -100,7 +100,7 @@ def capture(
     wants: Sequence[str] = (),
     layers: Iterable[int] | None = None,
     checked: Checked | None = None,
-    logits_to_keep: int = 1,
+    logits_to_keep: int | None = 1,
 ) -> Float[Tensor, "window kept vocabulary"]:
     """Run one forward pass and hand each layer to a visitor as it goes by.
 
@@ -112,7 +112,8 @@ def capture(
         wants: any of `pattern values residual_in residual_out mlp_in mlp_out` beside scores and attention input.
         layers: the layers to visit; all by default.
         checked: from `check`, for loops; made on this batch when left out.
-        logits_to_keep: positions whose logits are computed, from the last; 0 for all.
+        logits_to_keep: positions whose logits are computed, from the last; 0 for all. None for no logits: then no layer
+            past the last visited one is computed.
 
     Returns:
         Logits of the kept positions.
@@ -138,10 +139,12 @@ def capture(
             stack.enter_context(_reading(model, layer, {*ALWAYS, *wants}, checked, crop, visit))
             for layer in chosen
         ]
-        logits = _forward(model, tokens, attention_mask, logits_to_keep)
+        if logits_to_keep is None:
+            stack.enter_context(_ending(model, max(chosen)))
+        logits = _forward(model, tokens, attention_mask, 1 if logits_to_keep is None else logits_to_keep)
         for reader in readers:
             reader.finish()
-    return logits
+    return logits if logits_to_keep is not None else logits[:, :0]
 
 
 def check(model: Model, batch: Batch) -> Checked:
@@ -481,6 +484,20 @@ def bent_scores(model: Model, layers: Iterable[int], energy: Energy) -> Iterator
         for layer in choose_layers(model, layers):
             for handle in _Bend(model, layer, energy, batch).hooks():
                 stack.callback(handle.remove)
+        yield
+
+
+@contextmanager
+def _ending(model: Model, layer: int) -> Iterator[None]:
+    """Compute no block past a layer: those give what came out of it."""
+    kept: list[Any] = []
+    blocks = list(model.bridge.blocks)
+    with ExitStack() as stack:
+        hook = blocks[layer].register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+        stack.callback(hook.remove)
+        for block in blocks[layer + 1 :]:
+            vars(block)["forward"] = lambda *_, **__: kept[-1]
+            stack.callback(vars(block).pop, "forward")
         yield
 
 

@@ -111,3 +111,30 @@ def test_the_language_model_s_own_surface_leaves_no_energy_in_any_layer(demo_mod
     capture(demo_model, torch.randint(0, 40_000, (2, 128)), visit)
     assert len(ratios) == 30
     assert max(ratios) <= 1e-5
+
+
+@pytest.mark.parametrize("family", families.NAMES)
+def test_a_pass_that_ends_at_a_layer_shows_it_as_a_whole_one_does(
+    family: str, tiny_tokenizer: object
+) -> None:
+    model, windows = tiny(family, tiny_tokenizer), families.windows(2, WINDOW)
+    checked = check(model, windows)
+    seen: dict[int | None, list[torch.Tensor]] = {0: [], None: []}
+    for keep, found in seen.items():
+
+        def visit(layer: Layer, found: list[torch.Tensor] = found) -> None:
+            found.append(layer.scores.clone())
+
+        capture(model, windows, visit, layers=[1], checked=checked, logits_to_keep=keep)
+    assert torch.equal(seen[None][0], seen[0][0])
+    reached: list[int] = []
+    last = model.bridge.blocks[-1].attn.register_forward_pre_hook(lambda *_: reached.append(1))
+    capture(model, windows, lambda layer: None, layers=[1], checked=checked, logits_to_keep=None)
+    last.remove()
+    assert len(reached) == (model.layers == 2)
+    assert torch.equal(capture(model, windows, lambda layer: None, checked=checked), native(model, windows))
+
+
+def native(model: Model, windows: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.bridge(windows, use_cache=False, output_attentions=False, logits_to_keep=1)[:, -1:]

@@ -4,10 +4,11 @@ The model's scores are its own `Q K'`, so an energy needs a declared reference. 
 fitted gives the mean attention input of every token type; the layer's own attention module is then run on those.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import BinaryIO, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.cluster.vq
@@ -24,6 +25,7 @@ from infodyn_interp.hooks import Layer
 
 SHRINKAGE = 2.0  # pseudo-occurrences of the layer's mean state in every type mean
 BASIS_STATES = 4096  # states a layer's basis is made from
+TABLE = "mean_states.f32"  # its file
 WIDTH_STATES = 1024  # states whose distances give the width of the radial basis functions
 ROW_STRIDE = (
     16  # queries between two that set surface against scores: softmaxes of all cost a fifth of a pass
@@ -65,7 +67,7 @@ class MeanStates:
         self._by_position = by_position
         self._window = window
         self._rows = len(types) + (window if by_position else 0)
-        self._table = folder / "mean_states.f32"
+        self._table = folder / TABLE
         self._sample = folder / "state_sample.f32"
         self._each = min(window - FIRST_KEY, -(-BASIS_STATES // windows))
         self._width, self._sampled = width, self._each * windows
@@ -76,7 +78,7 @@ class MeanStates:
             return
         for path, rows in ((self._table, self._rows), (self._sample, self._sampled)):
             with path.open("wb") as file:
-                file.truncate(4 * len(layers) * rows * width)
+                _reserve(file, 4 * len(layers) * rows * width)
         self.counts = torch.zeros(self._rows, dtype=torch.float64)
         self._sums = torch.zeros(len(layers), width, dtype=torch.float64)
         self._tokens = 0
@@ -185,6 +187,13 @@ class MeanStates:
     def basis(self, layer: int, rank: int, seed: int, kept: int = 0) -> Basis:
         """The layer's frozen coordinates from the survey's sampled states; arguments as in `fit_basis`."""
         return fit_basis(self._open(self._sample, layer, self._sampled).numpy(), rank, seed, kept)
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Make a file of zeros for which there is room: a mapped one that the disk cannot hold would end the process."""
+    file.truncate(size)
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def fit_basis(states: Float[np.ndarray, "state direction"], rank: int, seed: int, kept: int = 0) -> Basis:

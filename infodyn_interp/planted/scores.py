@@ -106,7 +106,7 @@ def _read(
         def keep(view: Layer, into: list[np.ndarray] = states) -> None:
             into.append(own.states(view.attention_input).double().cpu().numpy())
 
-        capture(model, batch, keep, layers=[layer], checked=checked)
+        capture(model, batch, keep, layers=[layer], checked=checked, logits_to_keep=None)
         yield states[0], prosody.flags(batch.tokens).numpy()
 
 

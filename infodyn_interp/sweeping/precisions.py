@@ -84,6 +84,6 @@ def read_precision(study: Study, frozen: Frozen, batches: Iterable[Batch]) -> Pr
     for batch in batches:
         carrying.begin(batch)
         looking.begin(batch)
-        capture(study.model, batch, visit, layers=study.layers, checked=study.checked)
+        capture(study.model, batch, visit, layers=study.layers, checked=study.checked, logits_to_keep=None)
     chosen = {layer: found.own.chosen for layer, found in carrying.carried.items()}
     return Precision(looking.series, chosen)
