@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -444,7 +445,7 @@ def _variables(result: xarray.DataTree) -> Iterator[tuple[str, xarray.Variable]]
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
     """A path beside `file` that takes its place, on the disk itself, once the block has written it whole."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")  # two machines may share a folder
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         yield beside

@@ -21,6 +21,7 @@ from infodyn_interp import RunError, __version__, models, results, sweeping
 from infodyn_interp.cli import commands, main, printing
 from infodyn_interp.cli.progress import Report
 from infodyn_interp.cli.studies import ASIDE
+from infodyn_interp.sweeping import reading
 
 WORDS = ["clock", "rain", "why", "numbers", "one", "town", "proof", "step", "walk", "sure"]
 
@@ -429,7 +430,7 @@ def test_a_signal_ends_a_run_with_its_code_and_nothing_half_written(
     run, model, corpus, tmp_path, monkeypatch, number, code
 ):
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
-    before = sweeping.capture
+    before = reading.capture
     calls = []
 
     def capture(*arguments, **keywords):
@@ -438,13 +439,13 @@ def test_a_signal_ends_a_run_with_its_code_and_nothing_half_written(
             os.kill(os.getpid(), number)
         return before(*arguments, **keywords)
 
-    monkeypatch.setattr(sweeping, "capture", capture)
+    monkeypatch.setattr(reading, "capture", capture)
     given = ["sweep", "--model", model, "--texts", corpus, "--out", tmp_path / "o", "--window", "48"]
     ended, out, err = run(*given, "--threads", "1")
     assert (ended, out) == (code, "")
     assert err[-1].startswith("infodyn: ")
     assert len(calls) == 5
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert [path for path in tree(tmp_path) if path.endswith(("result.nc", "0.npz")) or "/." in path] == []
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 

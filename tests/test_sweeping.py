@@ -303,7 +303,8 @@ def test_scores_that_are_not_numbers_stop_the_run_and_name_the_place(
     ]  # what was finished is kept for another try
     kept = {path.name for path in (tmp_path / "shards").iterdir()}
     assert {"run.json", "study-check.npz"} <= kept <= {
-        "lock", "progress.json", "run.json", "study-check.npz", "study-means", "study-survey.npz"
+        "lock", "progress.json", "run.json", "study-check.npz", "study-means", "study-survey.npz", "study-survey",
+        "study-fit",
     }  # fmt: skip
 
 

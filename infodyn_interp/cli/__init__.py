@@ -16,6 +16,7 @@ import typer
 from infodyn_interp.cli.commands import app
 from infodyn_interp.errors import RequestError, RunError, one_line
 
+GO_ON = "what is finished is kept, and the same command goes on from there"
 DONE, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -34,16 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _quieten()
             code = app(words, prog_name="infodyn", standalone_mode=False) or DONE
         if code == INTERRUPTED:
-            raise KeyboardInterrupt("interrupted")
+            raise KeyboardInterrupt
         return code
     except (RequestError, typer.TyperException) as reason:
         return _say(reason, REFUSED, debug)
     except RunError as reason:
         return _say(reason, FAILED, debug)
     except KeyboardInterrupt as reason:
-        return _say(reason, INTERRUPTED, debug)
+        return _say(reason, INTERRUPTED, debug, f"interrupted; {GO_ON}")
     except _Terminated as reason:
-        return _say(reason, TERMINATED, debug)
+        return _say(reason, TERMINATED, debug, f"terminated; {GO_ON}")
     except Exception as reason:
         return _say(
             reason, FAILED, debug, f"{type(reason).__name__}: {one_line(reason)}; --debug shows where"
@@ -69,7 +70,7 @@ def _quieten() -> None:
 @contextmanager
 def _terminable() -> Iterator[None]:
     def terminate(number: int, frame: object) -> None:
-        raise _Terminated("terminated")
+        raise _Terminated
 
     try:
         before = signal.signal(signal.SIGTERM, terminate)

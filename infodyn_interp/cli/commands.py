@@ -8,14 +8,23 @@ import typer
 
 from infodyn_interp import __version__
 from infodyn_interp.cli.options import given, with_keys
-from infodyn_interp.cli.printing import show_cost, show_json, show_lines, show_path, show_table
-from infodyn_interp.cli.requests import read_numbers, require_writable
+from infodyn_interp.cli.printing import (
+    show_cost,
+    show_json,
+    show_lines,
+    show_merged,
+    show_path,
+    show_state,
+    show_table,
+)
+from infodyn_interp.cli.requests import read_numbers, read_part, require_writable
 from infodyn_interp.cli.studies import (
     ROWS,
     Format,
     draw_figures,
     print_table,
     require_ready,
+    run_part,
     run_study,
     write_manual,
 )
@@ -28,6 +37,13 @@ TableName = Literal[
 ModelName = Annotated[str, typer.Option("--model", help="A name, a folder, a .gguf file, or demo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Heads = Annotated[str | None, typer.Option(help="These heads only, as 10.3,12.0.")]
+Redo = Annotated[
+    bool, typer.Option("--redo-damaged", help="Compute damaged shards again, where they would be refused.")
+]
+Stage = Annotated[
+    str | None, typer.Option("--stage", help="Compute one stage alone, or a part of it, for `merge` to join.")
+]
+Piece = Annotated[str | None, typer.Option("--part", help="Which part of the stage, as 3/40.")]
 Place = Annotated[Path, typer.Argument(help="Folder of a run, or its result.nc.")]
 
 # One window a document: six minutes on two cores, most of them forward passes.
@@ -68,9 +84,25 @@ def options(
 
 @app.command()
 @with_keys(required=True)
-def sweep(heads: Heads = None, as_json: Json = False, **flags: Any) -> None:
+def sweep(
+    stage: Stage = None,
+    part: Piece = None,
+    redo: Redo = False,
+    heads: Heads = None,
+    as_json: Json = False,
+    **flags: Any,
+) -> None:
     """Fit the energies of every attention head, and say what may be believed of them."""
-    run_study(Run(**given(flags)), heads=heads, as_json=as_json)
+    _run(Run(**given(flags)), stage, part, redo, heads, as_json)
+
+
+def _run(run: Run, stage: str | None, part: str | None, redo: bool, heads: str | None, as_json: bool) -> None:
+    if part is not None and stage is None:
+        raise RequestError(f"part: {part} of which stage? --stage says it")
+    if stage is None:
+        run_study(run, heads=heads, as_json=as_json, redo_damaged=redo)
+    else:
+        run_part(run, stage, read_part(part or "1/1"), redo_damaged=redo)
 
 
 @app.command("run")
@@ -80,6 +112,9 @@ def run_file(
     dry: Annotated[
         bool, typer.Option("--dry", help="Print what would be run, and stop before the model.")
     ] = False,
+    stage: Stage = None,
+    part: Piece = None,
+    redo: Redo = False,
     heads: Heads = None,
     as_json: Json = False,
     **flags: Any,
@@ -90,7 +125,24 @@ def run_file(
         require_ready(asked)
         show_lines(f"# {asked.digest}, what is asked\n{asked.as_toml()}")
     else:
-        run_study(asked, heads=heads, as_json=as_json)
+        _run(asked, stage, part, redo, heads, as_json)
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    others: Annotated[list[Path] | None, typer.Argument(help="More folders of the same run.")] = None,
+    into: Annotated[
+        Path | None, typer.Option("--out", help="Folder that receives all; the first by default.")
+    ] = None,
+) -> None:
+    """Join the shards of parts of one run, and freeze the stages that are whole."""
+    if into is not None:
+        require_writable(into)
+
+    from infodyn_interp import sweeping
+
+    show_merged(sweeping.merge(out, others or (), into=into))
 
 
 @app.command()
@@ -104,9 +156,15 @@ def show(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Print a table of a result."""
+    """Print a table of a result; of a run that has none yet, how far it is."""
     from infodyn_interp import results
 
+    if out.is_dir() and not (out / results.FILE).exists():
+        from infodyn_interp.sweeping import read_state
+
+        if (state := read_state(out)) is not None:
+            show_state(state, as_json=as_json)
+            return
     print_table(
         results.open_result(out),
         table or "verdicts",

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -147,6 +147,34 @@ def show_cost(measured: Mapping[str, float]) -> None:
         if not name.startswith(tuple(f"{row}_{end}" for row in rows for end in columns))
     ]
     show_lines("\n" + "\n".join(f"{_label(name)} {number(measured[name])}" for name in rest))
+
+
+def show_state(state: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """Print how far a run is that has no result yet."""
+    if as_json:
+        show_json(state)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("part", "stage", "shards"):
+        table.add_column(name, justify="right" if name == "shards" else "left", no_wrap=True)
+    for row in state["stages"]:
+        table.add_row(row["part"], row["stage"], f"{row['shards_done']}/{row['shards']}")
+    show_lines("No result yet; finished shards:\n")
+    console().print(table)
+    if "stage" in state:
+        left = "" if state["seconds_left"] is None else f", {state['seconds_left']:,.0f} s left of it"
+        show_lines(
+            f"\n{state['stage']}: {state['tokens_done']:,} of {state['tokens']:,} tokens,"
+            f" {state['tokens_per_second']:,.0f} tokens/s{left}, {state['seconds_ago']:,.0f} s ago"
+        )
+
+
+def show_merged(lacking: Mapping[tuple[str, str], int]) -> None:
+    """Print what `merge` returns: of each part the stages that are frozen, then the one that lacks shards."""
+    for (part, stage), missing in lacking.items():
+        show_lines(f"{part} {stage}: {f'lacks {missing} shards' if missing else 'frozen'}")
+    if not any(lacking.values()):
+        show_lines("All is there: the command of the run, without --stage, writes its result.")
 
 
 def show_path(what: str, path: Path) -> None:

@@ -14,6 +14,14 @@ def read_numbers(name: str, text: str) -> list[int]:
     return [int(word) for word in words]
 
 
+def read_part(text: str) -> tuple[int, int]:
+    """Check which part of how many is asked for, as 3/40."""
+    place, slash, count = text.partition("/")
+    if not (slash and place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
+        raise RequestError(f"part: {text!r} is not a part of so many, such as 3/40")
+    return int(place), int(count)
+
+
 def require_writable(folder: Path) -> None:
     nearest = folder.absolute()
     while not nearest.exists() and nearest != nearest.parent:

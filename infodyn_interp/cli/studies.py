@@ -51,6 +51,7 @@ def run_study(
     rows: int | None = None,
     as_json: bool = False,
     rest_is_reference: bool = False,
+    redo_damaged: bool = False,
 ) -> "xarray.DataTree":
     """Sweep, save and print.
 
@@ -58,12 +59,48 @@ def run_study(
         run: the study.
         heads, rows, as_json: as on the command line.
         rest_is_reference: documents that are not fitted are all the reference's.
+        redo_damaged: as in `sweep`.
     """
     before = require_ready(run)
 
+    from infodyn_interp import results, sweeping
+    from infodyn_interp.cli.progress import Report
+
+    arguments = _open(run, heads=heads, rest_is_reference=rest_is_reference)
+    with Report() as report:
+        result = sweeping.sweep(**arguments, redo_damaged=redo_damaged, progress=report, asked=run.study)
+    if before is not None and before.attrs["run_digest"] == result.attrs["run_digest"]:
+        show_lines(f"{run.out}: the result of this run was already there", stderr=True)
+    print_table(result, "verdicts", heads=heads, rows=rows, as_json=as_json, summarise=True)
+    if not as_json:
+        show_path("result", run.out / results.FILE)
+    return result
+
+
+def run_part(run: Run, stage: str, part: tuple[int, int], *, redo_damaged: bool = False) -> None:
+    """Compute a part of one stage, and say what is there; arguments as in `sweep_part`."""
+    if require_ready(run) is not None:
+        show_lines(f"{run.out}: the result of this run is already there", stderr=True)
+        return
+
+    from infodyn_interp import sweeping
+    from infodyn_interp.cli.progress import Report
+
+    arguments = _open(run)
+    with Report() as report:
+        done, there = sweeping.sweep_part(
+            **arguments, stage=stage, part=part, redo_damaged=redo_damaged, progress=report
+        )
+    show_lines(
+        f"stage {stage}, part {part[0]}/{part[1]}: {there} shards are there, {done} of them new;"
+        f" after all parts, infodyn merge {run.out}"
+    )
+
+
+def _open(run: Run, *, heads: str | None = None, rest_is_reference: bool = False) -> dict[str, Any]:
+    """The arguments of `sweep` that a run comes to: its model and texts, opened, and what it says itself."""
     from infodyn_interp import models, results, sweeping
     from infodyn_interp import texts as reading
-    from infodyn_interp.cli.progress import Report
 
     opened = models.open_model(run.model, **_taken(models.open_model, run))
     layers = list_layers(run.layers, opened.layers)
@@ -73,24 +110,15 @@ def run_study(
     texts = reading.read_texts(run.texts, opened.tokenizer, **taken)
     if rest_is_reference:
         rest = texts.census.eligible - texts.documents
-        run = run.model_copy(update={"reference_documents": rest})
         texts = reading.read_texts(run.texts, opened.tokenizer, **taken | {"reference_documents": rest})
     show_lines(texts.census.describe(), stderr=True)
     limits = None if run.limits == "all" else list_layers(run.limits, opened.layers, "limits")
-    with Report() as report:
-        arguments = _taken(sweeping.sweep, run) | {
-            "model": opened,
-            "texts": texts,
-            "layers": layers,
-            "limits": limits,
-        }
-        result = sweeping.sweep(**arguments, progress=report, asked=run.study)
-    if before is not None and before.attrs["run_digest"] == result.attrs["run_digest"]:
-        show_lines(f"{run.out}: the result of this run was already there", stderr=True)
-    print_table(result, "verdicts", heads=heads, rows=rows, as_json=as_json, summarise=True)
-    if not as_json:
-        show_path("result", run.out / results.FILE)
-    return result
+    return _taken(sweeping.sweep, run) | {
+        "model": opened,
+        "texts": texts,
+        "layers": layers,
+        "limits": limits,
+    }
 
 
 def print_table(

@@ -90,9 +90,9 @@ def _own(basis: xarray.Dataset, layer: int, heads: list[int], term: str, prosody
     if term != "track":
         return own
     tracks = own.columns.blocks["track"]
-    beta = own.beta.clone()
+    beta = own.beta[-1:].clone()  # of all documents
     coefficient = torch.from_numpy(basis["track_coefficient"].sel(layer=layer, head=heads).values)
-    beta[:, tracks] = torch.where(beta[:, tracks] != 0, coefficient[:, None].to(beta), 0.0)
+    beta[..., tracks] = torch.where(beta[..., tracks] != 0, coefficient[:, None].to(beta), 0.0)
     return replace(own, beta=beta)
 
 

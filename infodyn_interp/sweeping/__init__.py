@@ -17,33 +17,38 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
 import xarray
 
 from infodyn_interp import reducing, results
 from infodyn_interp.energy.fitting import TERMS
 from infodyn_interp.energy.ladder import DOCUMENTS
 from infodyn_interp.energy.removal import ablate as remove
-from infodyn_interp.hooks import Checked, choose_layers
-from infodyn_interp.identify.nulls import NULLS, choose_nulls
+from infodyn_interp.errors import RequestError
+from infodyn_interp.hooks import Checked
+from infodyn_interp.identify.nulls import NULLS
 from infodyn_interp.models import Model
-from infodyn_interp.run import choose_precisions, digest_of
-from infodyn_interp.sweeping.engines import Engine, choose_engine, compute_here
-from infodyn_interp.sweeping.parts import STAGES, STUDY, Gathered, Part, parts_of
+from infodyn_interp.run import digest_of
+from infodyn_interp.sweeping.engines import Compute, Engine
+from infodyn_interp.sweeping.merging import merge
+from infodyn_interp.sweeping.parts import Gathered, Part, parts_of
+from infodyn_interp.sweeping.plans import STAGES, STUDY, Job, job_of
 from infodyn_interp.sweeping.precisions import Precision, read_precisions
+from infodyn_interp.sweeping.reading import Reader, readers_of
 from infodyn_interp.sweeping.settings import (
     Settings,
     describe_run,
     null_folds,
     peak_mib,
     refuse,
+    settle,
     torch_threads,
 )
-from infodyn_interp.sweeping.watching import Progress, Watch, held
+from infodyn_interp.sweeping.watching import SHARDS, Progress, Watch, held, read_state
 from infodyn_interp.texts import Batch, Texts, read_pieces
 
-__all__ = ["Gathered", "Settings", "gather", "sweep", "torch_threads"]
+__all__ = ["Gathered", "Settings", "gather", "merge", "read_state", "sweep", "sweep_part", "torch_threads"]
 
 PLACEBOS = 10  # of each kind, at least what the mean of placebos needs (science: causal check)
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "scipy", "xarray")
@@ -105,6 +110,7 @@ def sweep(
     workers: int = 1,
     engine: str = "local",
     address: str | None = None,
+    redo_damaged: bool = False,
     progress: Progress | None = None,
     asked: Mapping[str, object] | None = None,
 ) -> xarray.DataTree:
@@ -139,6 +145,7 @@ def sweep(
         workers: processes of this machine, each with a model of its own.
         engine: `local`, or `ray`; the result is the same to the bit.
         address: of a running Ray cluster; one on this machine by default.
+        redo_damaged: compute damaged shards again, where they would be refused.
         progress: called with stage, tokens done, tokens in all.
         asked: the keys of the run file that this sweep is of, stored with what they came to.
 
@@ -151,41 +158,44 @@ def sweep(
             context, too few documents, or an `out` that holds another run or cannot be written.
         RunError: the model fails its check, or scores are not finite (layer, head and window are named).
     """
-    fitted = choose_layers(model, layers)
-    settings = Settings(
-        fitted,
+    settings = settle(
+        model,
+        layers=layers,
         reference=reference,
         state_rank=state_rank,
         seed=seed,
         micro_batch=micro_batch,
-        threads=threads or torch.get_num_threads(),
+        threads=threads,
         documents_per_shard=documents_per_shard,
         carry=carry,
         series=series,
-        nulls=choose_nulls(nulls),
+        nulls=nulls,
         null_share=null_share,
         null_reference_tokens=null_reference_tokens,
-        limits=fitted if limits is None else tuple(sorted(set(limits))),
+        limits=limits,
         ladder_documents=ladder_documents,
-        ablate=tuple(sorted(set(results.pick_heads(ablate, fitted, range(model.heads), "ablate")))),
-        precisions=choose_precisions(precisions),
+        ablate=ablate,
+        precisions=precisions,
     )
-    refuse(model, texts, settings)
-    run = describe_run(model, texts, settings)
-    if out is not None:
-        before = results.matching(out, run)
-        if before is not None:
-            return before
-    digest = digest_of(run | {"version": importlib.metadata.version("infodyn-interp")})
-    with _folder_of(out, run) as folder, torch_threads(settings.threads):
-        chosen = choose_engine(engine, workers, address, model, texts, settings, folder, digest)
-        parts, clock = parts_of(model, texts, settings, folder, digest), Clock()
-        _compute(parts, chosen, Watch(folder, progress))
+    chosen = Engine(engine, workers, address)
+    job = _settled(model, texts, settings, chosen)
+    if out is not None and (before := _finished(out, job)) is not None:
+        return before
+    with _folder_of(out, job) as folder, torch_threads(settings.threads):
+        parts = parts_of(job, folder, redo=redo_damaged)
+        readers, watch, clock = readers_of(parts, model, texts), Watch(folder, progress), Clock()
+        readers[STUDY].prepare()
+        with chosen.at_work(job, folder, model, texts, readers) as compute:
+            # one twin at a time where there is but one process to hold them
+            for some in ([part] for part in parts.values()) if chosen.here else [list(parts.values())]:
+                _compute(some, compute, watch)
+                for part in some:
+                    readers[part.name].rest()
         for part in parts.values():
             clock.read(part)
         study, *others = (part.gathered() for part in parts.values())
         if settings.precisions and "look" in parts[STUDY].stages:
-            study = replace(study, precisions=_recast(parts[STUDY], clock, progress))
+            study = replace(study, precisions=_recast(readers[STUDY], clock, progress))
         removals = _ablate(model, texts, settings, study, clock, progress)
         with clock.stage("reduce"):
             nulls_read = dict(zip(list(parts)[1:], others, strict=True))
@@ -196,7 +206,7 @@ def sweep(
             groups["/ablation"] = reducing.label_ablation(removals)
         groups["/cost"] = reducing.label_cost(clock.seconds, clock.tokens, clock.peak_mib)
         groups["/"] = xarray.Dataset(
-            attrs=_attributes(model, texts, settings, study.checked, run, asked or {})
+            attrs=_attributes(model, texts, settings, study.checked, job, asked or {})
         )
         result = xarray.DataTree.from_dict(groups)
         if out is not None:
@@ -205,14 +215,91 @@ def sweep(
     return result
 
 
+def sweep_part(
+    model: Model,
+    texts: Texts,
+    stage: str,
+    part: tuple[int, int] = (1, 1),
+    *,
+    out: str | Path,
+    workers: int = 1,
+    engine: str = "local",
+    address: str | None = None,
+    redo_damaged: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> tuple[int, int]:
+    """Compute some shards of one stage of a sweep, beside other processes that compute the others.
+
+    Once all parts are through, `merge` freezes the stage, which the next one reads by.
+
+    Args:
+        model, texts: as in `sweep`.
+        stage: `survey`, `fit`, `ladder`, `carry` or `look`.
+        part: which, of how many: (3, 40) is every fortieth shard, from the third on.
+        out: of the sweep.
+        workers, engine, address, redo_damaged, progress: as in `sweep`.
+        settings: the other arguments of `sweep`.
+
+    Returns:
+        Shards that were computed, and those of this part that are there now.
+
+    Raises:
+        RequestError: as in `sweep`; no such stage or part; the stage before lacks shards, which are named.
+        RunError: as in `sweep`.
+    """
+    place, count = part
+    if not 1 <= place <= count:
+        raise RequestError(f"part: {place}/{count} asked, it runs from 1/{count} to {count}/{count}")
+    if stage not in STAGES:
+        raise RequestError(f"stage: {stage!r} is not one of {', '.join(STAGES)}")
+    settled, chosen = settle(model, **settings), Engine(engine, workers, address)
+    job = _settled(model, texts, settled, chosen)
+    if _finished(out, job) is not None:
+        return 0, 0
+    with held(Path(out), job, shared=True) as folder, torch_threads(settled.threads):
+        parts = parts_of(job, folder, redo=redo_damaged)
+        readers = readers_of(parts, model, texts)
+        readers[STUDY].prepare()
+        having = [one for one in parts.values() if stage in one.stages]
+        if not having:
+            raise RequestError(
+                f"stage: {stage} is not of this run; its stages are {', '.join(parts[STUDY].stages)}"
+            )
+        mine = [shard for one in having for shard in one.shards(stage)][place - 1 :: count]
+        missing = [shard for one in having for shard in one.missing(stage) if shard in mine]
+        if missing:
+            with chosen.at_work(job, folder, model, texts, readers) as compute:
+                watch = Watch(folder, progress)
+                watch.stage(stage, mine, missing)
+                compute(missing, watch.done)
+    return len(missing), len(mine)
+
+
+def _settled(model: Model, texts: Texts, settings: Settings, engine: Engine) -> Job:
+    """The whole run, refused as far as can be known before anything is written."""
+    refuse(model, texts, settings)
+    engine.refuse(model)
+    version = {"package_version": importlib.metadata.version("infodyn-interp")}
+    return job_of(model, texts, settings, describe_run(model, texts, settings) | version)
+
+
+def _finished(out: str | Path, job: Job) -> xarray.DataTree | None:
+    """The result of this very run, where it lies in `out`; what it was made from is not needed any more."""
+    before = results.matching(out, {name: job.run[name] for name in job.run if name != "package_version"})
+    if before is not None:
+        shutil.rmtree(Path(out) / SHARDS, ignore_errors=True)
+    return before
+
+
 @contextmanager
-def _folder_of(out: str | Path | None, run: Mapping[str, object]) -> Iterator[Path]:
+def _folder_of(out: str | Path | None, job: Job) -> Iterator[Path]:
     """Where the shards of a run lie: beside its result to be, or in the system's place for passing files."""
     if out is None:
         with tempfile.TemporaryDirectory(prefix="infodyn-") as folder:
             yield Path(folder)
     else:
-        with held(Path(out), run) as kept:
+        with held(Path(out), job) as kept:
             yield kept
 
 
@@ -234,32 +321,33 @@ def gather(
     Raises:
         RunError: as in `sweep`.
     """
-    with _folder_of(None, {}) as folder, torch_threads(settings.threads):
-        part = Part(STUDY, model, texts, settings, folder, "", checked=checked)
-        _compute({STUDY: part}, None, Watch(folder, progress))
-        return part.gathered()
+    job = job_of(model, texts, replace(settings, nulls=()), {})
+    with _folder_of(None, job) as folder, torch_threads(settings.threads):
+        parts = parts_of(job, folder)
+        readers = readers_of(parts, model, texts, checked)
+        readers[STUDY].prepare()
+        with Engine().at_work(job, folder, model, texts, readers) as compute:
+            _compute(list(parts.values()), compute, Watch(folder, progress))
+        return parts[STUDY].gathered()
 
 
-def _compute(parts: Mapping[str, Part], engine: Engine | None, watch: Watch) -> None:
-    """Every stage of every part that is not frozen yet: part by part here, stage by stage elsewhere."""
-    together = [[part] for part in parts.values()] if engine is None else [list(parts.values())]
-    for some in together:
-        for stage in STAGES:
-            having = [part for part in some if stage in part.stages]
-            missing = [shard for part in having for shard in part.missing(stage)]
-            if missing:
-                watch.stage(having, stage, missing)
-                (engine or compute_here)(parts, missing, watch.done)
-            for part in having:
-                part.freeze(stage)
-        for part in some:
-            part.rest()
+def _compute(parts: Sequence[Part], compute: Compute, watch: Watch) -> None:
+    """Every stage of some parts that is not frozen yet."""
+    for stage in STAGES:
+        having = [part for part in parts if stage in part.stages]
+        missing = [shard for part in having for shard in part.missing(stage)]
+        if missing:
+            every = [shard for part in having for shard in part.shards(stage)]
+            watch.stage(stage, every, missing)
+            compute(missing, watch.done)
+        for part in having:
+            part.freeze(stage)
 
 
-def _recast(part: Part, clock: Clock, progress: Progress | None) -> dict[str, Precision]:
+def _recast(reader: Reader, clock: Clock, progress: Progress | None) -> dict[str, Precision]:
     """The carry-over in every precision, on the first window of each document that a null reads."""
-    settings, read = part.settings, 0
-    texts = part.texts.part(windows_per_document=1, folds=null_folds(part.texts, part.settings))
+    settings, read = reader.part.settings, 0
+    texts = reader.texts.part(windows_per_document=1, folds=null_folds(reader.texts, settings))
 
     def batches(name: str) -> Iterator[Batch]:
         nonlocal read
@@ -272,7 +360,7 @@ def _recast(part: Part, clock: Clock, progress: Progress | None) -> dict[str, Pr
 
     begun = time.perf_counter()
     found = read_precisions(
-        replace(part.study, folds=texts.folds), part.frozen_fits(), settings.precisions, batches
+        replace(reader.study, folds=texts.folds), reader.part.frozen_fits(), settings.precisions, batches
     )
     clock.add("precisions", time.perf_counter() - begun, read)
     return found
@@ -326,11 +414,12 @@ def _attributes(
     texts: Texts,
     settings: Settings,
     checked: Checked,
-    run: dict[str, object],
+    job: Job,
     asked: Mapping[str, object],
 ) -> dict[str, object]:
+    run = {name: value for name, value in job.run.items() if name != "package_version"}
     return {
-        "package_version": importlib.metadata.version("infodyn-interp"),
+        "package_version": job.run["package_version"],
         "dependency_versions": json.dumps({name: importlib.metadata.version(name) for name in PACKAGES}),
         "model": model.name,
         "model_digest": model.digest,

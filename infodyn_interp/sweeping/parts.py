@@ -1,17 +1,18 @@
-"""A part of a run: one model on its texts, stage by stage; the study itself, or a null beside it.
+"""A part of a run, stage by stage: the study itself, or a null beside it.
 
 Every stage reads its documents in shards and is frozen once all of them are there: sums over shards, and what is solved
-from them, in one file that the next stage reads by. Where a shard was computed leaves no trace in it.
+from them, in one file that the next stage reads by. Freezing takes neither model nor texts, and where a shard was
+computed leaves no trace.
 """
 
-import bisect
+import hashlib
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,56 +24,36 @@ from torch import Tensor
 from infodyn_interp.energy.carry import fit_carry, lags_of
 from infodyn_interp.energy.fitting import Fit, fit
 from infodyn_interp.energy.gauge import support_of
-from infodyn_interp.energy.ladder import RANKS, SUPER_FOLDS, LadderMoments, ranks_of
+from infodyn_interp.energy.ladder import RANKS, LadderMoments, ranks_of
 from infodyn_interp.energy.moments import Moments
-from infodyn_interp.energy.reference import MeanStates, SurfaceFit, choose_reference
-from infodyn_interp.energy.terms import FINE, Basis, Columns, Prosody, columns_of, rhythm_code
-from infodyn_interp.errors import RequestError, RunError
-from infodyn_interp.hooks import Checked, Layer, capture, check
+from infodyn_interp.energy.reference import TABLE, MeanStates, SurfaceFit
+from infodyn_interp.energy.terms import FINE, Basis, Columns, columns_of
+from infodyn_interp.errors import RequestError
+from infodyn_interp.hooks import Checked
 from infodyn_interp.identify.carry_limits import CarryInjection
 from infodyn_interp.identify.evidence import Variograms
-from infodyn_interp.identify.nulls import TWINS
-from infodyn_interp.identify.swaps import BLOCK, BLOCKS
-from infodyn_interp.models import Model, permuted_weights_twin, untrained_twin
-from infodyn_interp.sweeping.carrying import Carried, Carrying
-from infodyn_interp.sweeping.looking import SecondLook, Series
-from infodyn_interp.sweeping.passes import Climb, Measurement, Pass, Study
+from infodyn_interp.sweeping.carrying import Carried
+from infodyn_interp.sweeping.looking import Series
+from infodyn_interp.sweeping.plans import Job, Plan, Shard
 from infodyn_interp.sweeping.precisions import Frozen, Precision
-from infodyn_interp.sweeping.settings import Settings, null_folds, peak_mib
-from infodyn_interp.sweeping.shards import Arrays, File, Header, collect, merged, names_of, spread, write_file
-from infodyn_interp.texts import Batch, Texts, read_pieces
+from infodyn_interp.sweeping.settings import Settings
+from infodyn_interp.sweeping.shards import (
+    Arrays,
+    DamagedError,
+    File,
+    Header,
+    collect,
+    damage,
+    merged,
+    names_of,
+    spread,
+    write_file,
+)
 
-STUDY = "study"
-STAGES = ("survey", "fit", "ladder", "carry", "look")
-MOST_SHARDS = 64  # of a stage, unless documents_per_shard says otherwise
-LOOKED = BLOCK * BLOCKS  # documents of the second look, unless every series is wanted: more sharpen no figure
 LEAST_LAGS = 3  # of a variogram
 BASIS = ("mean", "components", "centres", "width")
 FITTED = tuple(field.name for field in fields(Fit) if field.name != "columns")
 SIZES = tuple(field.name for field in fields(Series))
-Report = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A piece of work: whole documents that one stage of one part reads.
-
-    Args:
-        part, stage, index: its place; `of` shards make the stage.
-        documents: ranks within the role.
-        role: of the documents.
-        tokens: it reads.
-        swaps: a full block of the swap gate.
-    """
-
-    part: str
-    stage: str
-    index: int
-    of: int
-    documents: tuple[int, ...]
-    role: str
-    tokens: int
-    swaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,90 +98,52 @@ class Gathered:
 
 
 class Part:
-    """One model on its texts.
+    """What is there of a part of a run, and what follows from it.
 
     Args:
-        name: `STUDY`, or a null's name.
-        model: the study's; a null makes its own from it when a shard is computed.
-        texts, settings: as in `sweep`.
+        plan, settings: of the run.
         folder: where shards and frozen stages lie.
         run: digest of the whole run.
-        reach: keys that a query of each layer sees, where the study has been checked.
-        look: climb the ladder of the carry-over, and look at the first window of each document again.
-        checked: a check of this model on windows of this length, where its scores were bent on purpose since.
+        study: the part that this one stands beside.
+        redo: damaged files are removed, to be made again.
     """
 
     def __init__(
         self,
-        name: str,
-        model: Model,
-        texts: Texts,
+        plan: Plan,
         settings: Settings,
         folder: Path,
         run: str,
         *,
-        reach: Sequence[int | None] | None = None,
-        look: bool = True,
-        checked: Checked | None = None,
+        study: "Part | None" = None,
+        redo: bool = False,
     ) -> None:
-        self.name, self.texts, self.settings, self.folder = name, texts, settings, folder
-        self._trained, self._run, self._look, self._given, self._told = model, run, look, checked, reach
-        self._strategy = choose_reference(settings.reference)
-        self._first_windows = texts.part(windows_per_document=1)
+        self.name, self.plan, self.settings, self.folder = plan.name, plan, settings, folder
+        self._run, self._study, self._redo = run, study, redo
         self._opened: dict[str, File] = {}
-
-    @cached_property
-    def model(self) -> Model:
-        """The model under study, or its twin."""
-        make = {"untrained": untrained_twin, "permuted_weights": permuted_weights_twin}.get(self.name)
-        return self._trained if make is None else make(self._trained, self.settings.seed)
 
     @property
     def reach(self) -> Sequence[int | None]:
-        """Keys that a query of each layer sees, where that is less than the window."""
-        return self.checked.reach if self._told is None else self._told
+        """Keys that a query of each layer sees, where that is less than the window; a null takes the study's."""
+        return (self._study or self).checked.reach
 
     @cached_property
     def stages(self) -> tuple[str, ...]:
-        """What this part goes through, in order."""
-        supports = [support_of(self.texts.window, self.reach[layer]) for layer in self.settings.layers]
-        if not self.settings.carry or any(len(lags_of(support)) < LEAST_LAGS for support in supports):
-            return STAGES[:2]
-        return STAGES if self._look else ("survey", "fit", "carry")
+        """What this part goes through, in order; windows too short for a variogram end with the fit."""
+        planned = tuple(dict.fromkeys(shard.stage for shard in self.plan.shards))
+        supports = [support_of(self.plan.window, self.reach[layer]) for layer in self.settings.layers]
+        return planned[:2] if any(len(lags_of(support)) < LEAST_LAGS for support in supports) else planned
+
+    @property
+    def limited(self) -> tuple[int, ...]:
+        """Layers that get detection limits and finer profiles."""
+        return self.settings.limits if self._study is None else ()
+
+    # files
 
     def shards(self, stage: str) -> tuple[Shard, ...]:
-        """The pieces of a stage, in the order in which they are added."""
-        texts, settings = self._texts_of(stage), self.settings
-        role, count = "fitted", texts.documents
-        if stage == "survey":
-            role, count = "reference", texts.reference_documents
-        swaps = min(count // BLOCK, BLOCKS) if stage == "look" else 0
-        if stage == "look" and not settings.series:
-            count = min(count, LOOKED)
-        spans: list[Sequence[int]]
-        if stage == "ladder":  # a super-fold each
-            every = range(min(settings.ladder_documents, count))
-            spans = [
-                [rank for rank in every if rank % texts.folds % SUPER_FOLDS == place]
-                for place in range(SUPER_FOLDS)
-            ]
-        else:
-            size = settings.documents_per_shard or max(texts.folds, -(-count // MOST_SHARDS))
-            spans = [range(BLOCK * place, BLOCK * (place + 1)) for place in range(swaps)]
-            spans += [range(at, min(at + size, count)) for at in range(swaps * BLOCK, count, size)]
-        return tuple(
-            Shard(
-                self.name,
-                stage,
-                place,
-                len(spans),
-                tuple(span),
-                role,
-                texts.tokens(role, span),
-                place < swaps,
-            )
-            for place, span in enumerate(spans)
-        )
+        """The pieces of a stage, in the order in which they are added; none where it is not of this part."""
+        return tuple(shard for shard in self.plan.shards if shard.stage == stage in self.stages)
 
     def file(self, shard: Shard) -> Path:
         """Where a shard lies once it is finished."""
@@ -210,52 +153,85 @@ class Part:
         """Where a frozen stage lies."""
         return self.folder / f"{self.name}-{stage}.npz"
 
+    @property
+    def table(self) -> Path:
+        """Folder of the frozen survey's mean states."""
+        return self.folder / f"{self.name}-means"
+
+    @property
+    def preflight(self) -> Path:
+        """Where the check lies, with the token types that the reference is to know."""
+        return self.folder / f"{self.name}-check.npz"
+
+    def is_checked(self) -> bool:
+        """Whether the preflight is there."""
+        return self._holds(self.preflight, self._run)
+
+    def is_frozen(self, stage: str) -> bool:
+        """Whether a stage is frozen.
+
+        Raises:
+            RequestError: it is damaged, or of another run.
+        """
+        whole = self._holds(self.frozen(stage), self.digest(stage))
+        if (
+            whole
+            and stage == "survey"
+            and self._arrays(stage)["table"].tobytes() != _digest_of(self.table / TABLE)
+        ):
+            self._damaged(self.frozen(stage), damage(self.table, "mean states"))
+            return False
+        return whole
+
     def missing(self, stage: str) -> list[Shard]:
         """What is still to be computed of a stage.
 
         Raises:
             RequestError: a finished file is damaged, or of another run.
         """
-        if self.frozen(stage).exists():
+        if stage not in self.stages or self.is_frozen(stage):
             return []
-        digest = self._digest(stage)
-        return [
-            shard
-            for shard in self.shards(stage)
-            if not (self.file(shard).exists() and File(self.file(shard), digest).header.run)
-        ]
+        digest = self.digest(stage)
+        return [shard for shard in self.shards(stage) if not self._holds(self.file(shard), digest)]
 
-    def compute(self, shard: Shard, report: Report) -> None:
-        """Read a shard's documents and write what the stage keeps of them.
-
-        Args:
-            report: called with the tokens read of it so far.
+    def digest(self, stage: str) -> str:
+        """Of the run, the part, the stage and every frozen stage before it: what its files are headed by.
 
         Raises:
-            RequestError: the stage before is not whole.
-            RunError: the model fails its check, scores are not finite, or the disk refuses.
+            RequestError: the stage before is not frozen.
         """
-        begun, digest = time.perf_counter(), self._digest(shard.stage)
-        folds = sorted({rank % self.texts.folds for rank in shard.documents})
+        place = self.stages.index(stage)
+        before = self._arrays(self.stages[place - 1]).header if place else None
+        known = f"{self._run} {self.name} {stage} {before and (before.run, before.content)}"
+        return blake2b(known.encode(), digest_size=8).hexdigest()
 
-        def header() -> Header:
-            return Header(
-                run=digest,
-                place=f"{self.name} {shard.stage} {shard.index + 1}/{shard.of}",
-                folds=tuple(folds),
-                tokens=shard.tokens,
-                seconds=time.perf_counter() - begun,
-                peak_mib=peak_mib(),
-            )
+    def header(self, stage: str) -> Header:
+        """Of a frozen stage: what it took."""
+        return self._arrays(stage).header
 
-        read = {
-            "survey": self._survey,
-            "fit": self._measure,
-            "ladder": self._climb,
-            "carry": self._carry,
-            "look": self._look_again,
-        }[shard.stage]
-        write_file(self.file(shard), read(shard, folds, report), header)
+    def write_check(self, checked: Mapping[str, Any], types: np.ndarray) -> None:
+        """Keep the preflight."""
+        arrays = {"checked": np.frombuffer(json.dumps(checked).encode(), np.uint8), "types": types}
+        write_file(self.preflight, arrays.items(), lambda: Header(self._run, f"{self.name} check"))
+
+    def _holds(self, path: Path, digest: str) -> bool:
+        if not path.exists():
+            return False
+        try:
+            File(path, digest).require_sound()
+        except DamagedError as reason:
+            self._damaged(path, reason)
+            return False
+        return True
+
+    def _damaged(self, path: Path, reason: DamagedError) -> None:
+        """Remove what is damaged where that was asked for."""
+        if not self._redo:
+            raise reason
+        path.unlink()
+        self._opened.clear()
+
+    # freezing
 
     def freeze(self, stage: str) -> None:
         """Add the shards of a finished stage and solve what the next one reads by; the shards are removed.
@@ -265,15 +241,9 @@ class Part:
         """
         if self.frozen(stage).exists():
             return
-        begun, shards, digest = time.perf_counter(), self.shards(stage), self._digest(stage)
-        absent = [shard for shard in shards if not self.file(shard).exists()]
-        if absent:
-            named = ", ".join(str(shard.index + 1) for shard in absent[:8])
-            raise RequestError(
-                f"{self.folder}: stage {stage} of {self.name} lacks {len(absent)} of {len(shards)} shards"
-                f" ({named}{', ...' if len(absent) > 8 else ''}); compute them first"
-            )
-        files = [File(self.file(shard), digest) for shard in shards]
+        self._require_shards(stage)
+        begun, digest = time.perf_counter(), self.digest(stage)
+        files = [File(self.file(shard), digest) for shard in self.shards(stage)]
 
         def header() -> Header:
             return Header(
@@ -289,14 +259,112 @@ class Part:
         write_file(self.frozen(stage), arrays, header)
         shutil.rmtree(self.folder / f"{self.name}-{stage}", ignore_errors=True)
 
-    def rest(self) -> None:
-        """Let go of a twin and of what passes read by, once nothing is left to compute."""
-        for name in ("model", "study"):
-            self.__dict__.pop(name, None)
+    def _require_shards(self, stage: str) -> None:
+        shards = self.shards(stage)
+        absent = [str(shard.index + 1) for shard in shards if not self.file(shard).exists()]
+        if absent:
+            named = ", ".join(absent[:8]) + ", ..." * (len(absent) > 8)
+            raise RequestError(
+                f"{self.folder}: stage {stage} of {self.name} lacks {len(absent)} of {len(shards)} shards ({named});"
+                " compute them first"
+            )
 
-    def header(self, stage: str) -> Header:
-        """Of a frozen stage: what it took."""
-        return self._arrays(stage).header
+    def _freeze_survey(self, files: Sequence[File]) -> Arrays:
+        shutil.rmtree(self.table, ignore_errors=True)
+        settings = self.settings
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix="survey-") as scratch:
+            beside = Path(scratch) / "table"
+            means = self.means(beside)
+            for file in files:
+                means.absorb(file)
+            means.finish()
+            for layer in settings.layers:
+                basis = means.basis(layer, settings.state_rank, settings.seed, max(RANKS))
+                yield from ((f"{layer}/{name}", np.asarray(getattr(basis, name))) for name in BASIS)
+            means.drop_sample()
+            beside.rename(self.table)
+        yield "table", np.frombuffer(_digest_of(self.table / TABLE), np.uint8)
+        yield from means.summary().items()
+
+    def _freeze_fit(self, files: Sequence[File]) -> Arrays:
+        names = names_of(files)
+        yield from self._sums(files, [name for name in names if "/all/" in name])
+        for layer in self.settings.layers:
+            arrays = dict(self._sums(files, [name for name in names if f"/{layer}/" in name]))
+            yield from arrays.items()
+            yield from spread(f"fit/{layer}", fit(self._moments(arrays, layer, "moments", self._columns)))
+
+    def _freeze_ladder(self, files: Sequence[File]) -> Arrays:
+        ranks = ranks_of(min(basis.components.shape[1] for basis in self.bases.values()))
+        wide = columns_of(self.plan.window, self.settings.state_rank, max(ranks))
+        for layer in self.settings.layers:
+            gram, cross = (merged(files, f"list/{layer}/{name}", 0) for name in ("gram", "cross"))
+            yield f"{layer}/rungs", LadderMoments(wide, gram, cross).rungs(self.fits[layer].chosen, ranks)
+
+    def _sums(self, files: Sequence[File], names: Sequence[str]) -> Arrays:
+        return ((name, merged(files, name, self.plan.folds)) for name in names)
+
+    # what is frozen
+
+    @cached_property
+    def checked(self) -> Checked:
+        """The parity preflight."""
+        told = json.loads(self._check["checked"].tobytes())
+        kept: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+        }
+        return Checked(**kept)
+
+    @cached_property
+    def bases(self) -> dict[int, Basis]:
+        """Each layer's frozen coordinates."""
+        frozen, out = self._arrays("survey"), {}
+        for layer in self.settings.layers:
+            *tensors, width = (frozen[f"{layer}/{name}"] for name in BASIS)
+            mean, components, centres = map(torch.from_numpy, tensors)
+            out[layer] = Basis(mean, components, centres, float(width))
+        return out
+
+    @cached_property
+    def fits(self) -> dict[int, Fit]:
+        """Each layer's frozen fit."""
+        frozen = self._arrays("fit")
+        return {
+            layer: Fit(self._columns, **{name: frozen[f"fit/{layer}/{name}"] for name in FITTED})
+            for layer in self.settings.layers
+        }
+
+    @property
+    def rungs(self) -> dict[int, np.ndarray]:
+        """Each layer's frozen ladder; empty where none was climbed."""
+        if "ladder" not in self.stages:
+            return {}
+        frozen = self._arrays("ladder")
+        return {layer: frozen[f"{layer}/rungs"] for layer in self.settings.layers}
+
+    @cached_property
+    def carried(self) -> dict[int, Carried]:
+        """What the carry pass left of each layer."""
+        frozen = self._arrays("carry")
+        return {
+            layer: Carried.of(frozen, layer, support_of(self.plan.window, self.reach[layer]))
+            for layer in self.settings.layers
+        }
+
+    def frozen_fits(self) -> Frozen:
+        """What the second look, and other precisions of the model, are read by."""
+        carries = {layer: fit_carry(carried.own.chosen) for layer, carried in self.carried.items()}
+        variance = {layer: carried.variance_without for layer, carried in self.carried.items()}
+        return Frozen(self.fits, carries, variance)
+
+    def means(self, folder: Path, first: int = 0) -> MeanStates:
+        """Mean states to be filled in `folder`, where `first` windows come before."""
+        folder.mkdir(exist_ok=True)
+        return self._means(folder, first=first)
+
+    def frozen_means(self) -> MeanStates:
+        """The frozen survey's mean states."""
+        return self._means(self.table, finished=self._arrays("survey"))
 
     def gathered(self) -> Gathered:
         """What the finished stages left."""
@@ -305,7 +373,7 @@ class Part:
         looked = self._arrays("look") if "look" in self.stages else {}
         gains = f"list/{layers[0]}/swap gains" in looked
         known, read = arrays["sum/all/unseen"]
-        fine = columns_of(self.texts.window, self.settings.state_rank, grid=FINE)
+        fine = columns_of(self.plan.window, self.settings.state_rank, grid=FINE)
         return Gathered(
             checked=self.checked,
             bases=self.bases,
@@ -339,298 +407,62 @@ class Part:
             swap_gains={
                 layer: looked[f"list/{layer}/swap gains"].swapaxes(0, 1) for layer in layers if gains
             },
-            fine={layer: self._moments(arrays, layer, "fine", fine) for layer in self._limited},
+            fine={layer: self._moments(arrays, layer, "fine", fine) for layer in self.limited},
             precisions={},
         )
 
-    def frozen_fits(self) -> Frozen:
-        """What other precisions of the model are read by."""
-        carries = {layer: fit_carry(carried.own.chosen) for layer, carried in self.carried.items()}
-        variance = {layer: carried.variance_without for layer, carried in self.carried.items()}
-        return Frozen(self.fits, carries, variance)
-
-    # what a stage reads by
-
     @cached_property
-    def checked(self) -> Checked:
-        """The parity preflight, made by whoever comes first."""
-        if self._given is not None:
-            return self._given
-        told = json.loads(self._preflight["checked"].tobytes())
-        kept: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
-        }
-        return Checked(**kept)
+    def _check(self) -> File:
+        return File(self.preflight, self._run)
 
-    @cached_property
-    def study(self) -> Study:
-        """What passes after the survey read by."""
-        return Study(
-            self.model,
-            self.texts.window,
-            self.texts.folds,
-            self.settings.layers,
-            self.settings.state_rank,
-            Prosody(read_pieces(self.texts.tokenizer)),
-            self._strategy,
-            self._means(self._table, finished=self._arrays("survey")),
-            self.checked,
-            self.bases,
-            self.settings.ladder_documents,
+    @property
+    def _means(self) -> "partial[MeanStates]":
+        plan, layers = self.plan, self.settings.layers
+        return partial(
+            MeanStates,
+            layers=layers,
+            types=self._check["types"],
+            width=plan.width,
+            window=plan.window,
+            windows=plan.surveyed,
+            by_position=plan.by_position,
         )
-
-    @cached_property
-    def bases(self) -> dict[int, Basis]:
-        """Each layer's frozen coordinates."""
-        frozen, out = self._arrays("survey"), {}
-        for layer in self.settings.layers:
-            *tensors, width = (frozen[f"{layer}/{name}"] for name in BASIS)
-            mean, components, centres = map(torch.from_numpy, tensors)
-            out[layer] = Basis(mean, components, centres, float(width))
-        return out
-
-    @cached_property
-    def fits(self) -> dict[int, Fit]:
-        """Each layer's frozen fit."""
-        frozen = self._arrays("fit")
-        return {
-            layer: Fit(self._columns, **{name: frozen[f"fit/{layer}/{name}"] for name in FITTED})
-            for layer in self.settings.layers
-        }
-
-    @cached_property
-    def carried(self) -> dict[int, Carried]:
-        """What the carry pass left of each layer."""
-        frozen = self._arrays("carry")
-        return {
-            layer: Carried.of(frozen, layer, support_of(self.texts.window, self.reach[layer]))
-            for layer in self.settings.layers
-        }
-
-    @cached_property
-    def _preflight(self) -> File:
-        """The check, and the token types that the reference is to know."""
-        path = self.folder / f"{self.name}-check.npz"
-        if not path.exists():
-            told = {}
-            if self._given is None:
-                told = asdict(check(self.model, next(self.texts.batches(self.settings.micro_batch))))
-            types = self.texts.token_types("fitted") if self._strategy.needs_means else np.zeros(0, np.int64)
-            arrays = {"checked": np.frombuffer(json.dumps(told).encode(), np.uint8), "types": types}
-            write_file(path, arrays.items(), lambda: Header(self._run, f"{self.name} check"))
-        return File(path, self._run)
-
-    # what a stage keeps of a shard
-
-    def _survey(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
-        before = self.texts.windows("reference", range(shard.documents[0]))
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="survey-") as scratch:
-            means = self._means(Path(scratch), before)
-
-            def add(layer: Layer) -> None:
-                if not bool(torch.isfinite(layer.attention_input.sum())):
-                    raise RunError(
-                        f"layer {layer.index}: NaN in the states of reference documents {min(batch.document)} to "
-                        f"{max(batch.document)}; run it in dtype float32, or leave these documents out"
-                    )
-                means.add(layer.index, layer.attention_input)
-
-            for batch in self._batches(shard, report):
-                means.begin(batch.tokens)
-                capture(self.model, batch, add, layers=self.settings.layers, checked=self.checked)
-            yield from means.arrays()
-
-    def _measure(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
-        study, visit = self.study, Measurement(self.study, self._limited)
-        first_key = support_of(self.texts.window).first_key
-        rhythm = torch.zeros(self.texts.folds, 16 * self.texts.window, dtype=torch.float64)
-        unseen = np.zeros(2)
-        for batch in self._batches(shard, report):
-            codes = rhythm_code(visit.begin(batch))[:, first_key:]
-            of_fold = torch.from_numpy(batch.fold)[:, None].expand_as(codes)
-            rhythm.index_put_((of_fold, codes), torch.ones(codes.shape, dtype=torch.float64), accumulate=True)
-            if self._strategy.needs_means and study.means is not None:
-                unseen += float(study.means.unseen(batch.tokens).sum()), len(batch.tokens)
-            self._capture(batch, visit)
-        yield "fold/all/rhythm", rhythm[folds].numpy()
-        yield "sum/all/unseen", unseen
-        if shard.index == 0:
-            example = self.texts.one_window()
-            visit.begin(example)
-            received: dict[int, tuple[Tensor, Tensor]] = {}
-
-            def keep(layer: Layer) -> None:
-                received[layer.index] = visit.received(layer)
-
-            self._capture(example, keep)
-            yield "list/all/example", example.tokens[0].numpy()
-            for layer, (columns, heads) in received.items():
-                yield f"list/{layer}/example columns", columns.numpy()
-                yield f"list/{layer}/example heads", heads.numpy()
-        for layer in self.settings.layers:
-            yield from spread(f"fold/{layer}/moments", visit.moments[layer], folds)
-            yield from spread(f"fold/{layer}/surface", visit.surfaces[layer], folds)
-        for layer, fine in visit.fine.items():
-            yield from spread(f"fold/{layer}/fine", fine, folds)
-
-    def _climb(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
-        visit, own = Climb(self.study), [shard.index]
-        self._pass(shard, visit, report)
-        for layer, moments in visit.ladder.items():
-            yield f"list/{layer}/gram", moments.gram[own]
-            yield f"list/{layer}/cross", moments.cross[own]
-
-    def _carry(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
-        visit = Carrying(self.study, self.fits, self._rungs, self._limited, self.settings.seed)
-        self._pass(shard, visit, report)
-        for layer, carried in visit.carried.items():
-            yield from carried.arrays(layer, folds)
-
-    def _look_again(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
-        frozen = self.frozen_fits()
-        visit = SecondLook(self.study, frozen.fits, frozen.carries, frozen.variance, swapping=shard.swaps)
-        self._pass(shard, visit, report)
-        yield from visit.arrays()
-
-    def _pass(self, shard: Shard, visit: Pass, report: Report) -> None:
-        for batch in self._batches(shard, report):
-            visit.begin(batch)
-            self._capture(batch, visit)
-
-    def _capture(self, batch: Batch, visit: Callable[[Layer], None]) -> None:
-        capture(self.model, batch, visit, layers=self.settings.layers, checked=self.checked)
-
-    def _batches(self, shard: Shard, report: Report) -> Iterator[Batch]:
-        """The batches of a shard; each is reported once it has been worked on."""
-        size, done = BLOCK if shard.swaps else self.settings.micro_batch, 0
-        for batch in self._texts_of(shard.stage).batches(size, shard.role, shard.documents):
-            yield batch
-            done += batch.tokens.numel()
-            report(done)
-
-    def _texts_of(self, stage: str) -> Texts:
-        return self._first_windows if stage in ("ladder", "look") else self.texts
-
-    # what is solved once a stage is whole
-
-    def _freeze_survey(self, files: Sequence[File]) -> Arrays:
-        shutil.rmtree(self._table, ignore_errors=True)
-        settings = self.settings
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="survey-") as scratch:
-            means = self._means(Path(scratch) / "table")
-            for file in files:
-                means.absorb(file)
-            means.finish()
-            for layer in settings.layers:
-                basis = means.basis(layer, settings.state_rank, settings.seed, max(RANKS))
-                yield from ((f"{layer}/{name}", np.asarray(getattr(basis, name))) for name in BASIS)
-            means.drop_sample()
-            (Path(scratch) / "table").rename(self._table)
-        yield from means.summary().items()
-
-    def _freeze_fit(self, files: Sequence[File]) -> Arrays:
-        names = names_of(files)
-        yield from self._sums(files, [name for name in names if "/all/" in name])
-        for layer in self.settings.layers:
-            arrays = dict(self._sums(files, [name for name in names if f"/{layer}/" in name]))
-            yield from arrays.items()
-            yield from spread(f"fit/{layer}", fit(self._moments(arrays, layer, "moments", self._columns)))
-
-    def _freeze_ladder(self, files: Sequence[File]) -> Arrays:
-        ranks = ranks_of(min(basis.components.shape[1] for basis in self.bases.values()))
-        wide = columns_of(self.texts.window, self.settings.state_rank, max(ranks))
-        for layer in self.settings.layers:
-            gram, cross = (merged(files, f"list/{layer}/{name}", 0) for name in ("gram", "cross"))
-            yield f"{layer}/rungs", LadderMoments(wide, gram, cross).rungs(self.fits[layer].chosen, ranks)
-
-    def _sums(self, files: Sequence[File], names: Sequence[str]) -> Arrays:
-        return ((name, merged(files, name, self.texts.folds)) for name in names)
-
-    @property
-    def _rungs(self) -> dict[int, np.ndarray]:
-        if "ladder" not in self.stages:
-            return {}
-        frozen = self._arrays("ladder")
-        return {layer: frozen[f"{layer}/rungs"] for layer in self.settings.layers}
-
-    @property
-    def _limited(self) -> tuple[int, ...]:
-        """Layers that get detection limits and finer profiles."""
-        return self.settings.limits if self._look else ()
 
     @property
     def _columns(self) -> Columns:
-        return columns_of(self.texts.window, self.settings.state_rank)
+        return columns_of(self.plan.window, self.settings.state_rank)
 
     @staticmethod
     def _moments(arrays: Mapping[str, np.ndarray], layer: int, name: str, columns: Columns) -> Moments:
         return collect(arrays, f"fold/{layer}/{name}", Moments.empty(columns, 1, 1))
 
-    @property
-    def _table(self) -> Path:
-        """The frozen survey's mean states, beside its file."""
-        return self.folder / f"{self.name}-means"
-
-    def _means(
-        self, folder: Path, first: int = 0, finished: Mapping[str, np.ndarray] | None = None
-    ) -> MeanStates:
-        folder.mkdir(exist_ok=True)
-        return MeanStates(
-            folder,
-            self.settings.layers,
-            self._preflight["types"],
-            self._trained.width,
-            self.texts.window,
-            self.texts.windows("reference"),
-            self._trained.learned_positions and self._strategy.needs_means,
-            first,
-            finished,
-        )
-
     def _arrays(self, stage: str) -> File:
-        """A frozen stage; it is frozen where its shards are whole.
+        """A frozen stage.
 
         Raises:
             RequestError: it is not there yet, damaged, or of another run.
         """
         if stage not in self._opened:
-            self.freeze(stage)
-            self._opened[stage] = File(self.frozen(stage), self._digest(stage))
+            if not self.frozen(stage).exists():
+                self._require_shards(stage)
+                raise RequestError(
+                    f"{self.folder}: stage {stage} of {self.name} has all its shards, but is not frozen;"
+                    f" infodyn merge {self.folder.parent}"
+                )
+            self._opened[stage] = File(self.frozen(stage), self.digest(stage))
         return self._opened[stage]
 
-    def _digest(self, stage: str) -> str:
-        """Of the run, the part, the stage and every frozen stage before it."""
-        place = self.stages.index(stage)
-        before = self._arrays(self.stages[place - 1]).header if place else None
-        known = f"{self._run} {self.name} {stage} {before and (before.run, before.content)}"
-        return blake2b(known.encode(), digest_size=8).hexdigest()
+
+def parts_of(job: Job, folder: Path, *, redo: bool = False) -> dict[str, Part]:
+    """The study, then its nulls, by name; arguments as of `Part`."""
+    study = Part(job.plans[0], job.settings, folder, job.digest, redo=redo)
+    nulls = (Part(plan, job.settings, folder, job.digest, study=study, redo=redo) for plan in job.plans[1:])
+    return {part.name: part for part in (study, *nulls)}
 
 
-def parts_of(
-    model: Model,
-    texts: Texts,
-    settings: Settings,
-    folder: Path,
-    run: str,
-    *,
-    checked: Checked | None = None,
-) -> dict[str, Part]:
-    """The study, then the nulls that read a model or texts of their own, by name.
-
-    Each null has a reference of its own and reads the documents of the first folds.
-    """
-    study = Part(STUDY, model, texts, settings, folder, run, checked=checked)
-    parts = {STUDY: study}
-    for name in settings.nulls:
-        if name not in TWINS:
-            continue
-        surveyed = bisect.bisect_left(
-            range(1, texts.reference_documents),
-            settings.null_reference_tokens,
-            key=lambda count: texts.tokens("reference", range(count)),
-        )
-        part = texts.part(folds=null_folds(texts, settings), reference_documents=surveyed + 1)
-        if name == "shuffled_tokens":
-            part = part.shuffled(settings.seed)
-        parts[name] = Part(name, model, part, settings, folder, run, reach=study.reach, look=False)
-    return parts
+def _digest_of(file: Path) -> bytes:
+    """Of a large file; of one that is not there, none."""
+    if not file.exists():
+        return b""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, partial(blake2b, digest_size=8)).digest()

@@ -2,18 +2,21 @@
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from infodyn_interp.energy.ladder import DOCUMENTS, SUPER_FOLDS
 from infodyn_interp.energy.reference import choose_reference
 from infodyn_interp.errors import RequestError
-from infodyn_interp.hooks import bent_scores, check
-from infodyn_interp.identify.nulls import NULLS
+from infodyn_interp.hooks import bent_scores, check, choose_layers
+from infodyn_interp.identify.nulls import NULLS, choose_nulls
 from infodyn_interp.models import Model
+from infodyn_interp.results import pick_heads
+from infodyn_interp.run import choose_precisions
 from infodyn_interp.texts import Texts
 
 LEAST_DOCUMENTS = 4  # folds of documents; fewer leave no interval
@@ -39,6 +42,34 @@ class Settings:
     ladder_documents: int = DOCUMENTS
     ablate: tuple[tuple[int, int], ...] = ()
     precisions: tuple[str, ...] = ()
+
+
+def settle(
+    model: Model,
+    *,
+    layers: Iterable[int] | None = None,
+    limits: Iterable[int] | None = None,
+    nulls: Iterable[str] = NULLS,
+    ablate: str | Sequence[str] = (),
+    precisions: Iterable[str] = (),
+    threads: int | None = None,
+    **others: Any,
+) -> Settings:
+    """The settings of a sweep of this model, from its arguments.
+
+    Raises:
+        RequestError: a layer, head, null or precision that is not there.
+    """
+    fitted = choose_layers(model, layers)
+    return Settings(
+        fitted,
+        limits=fitted if limits is None else tuple(sorted(set(limits))),
+        nulls=choose_nulls(nulls),
+        ablate=tuple(sorted(set(pick_heads(ablate, fitted, range(model.heads), "ablate")))),
+        precisions=choose_precisions(precisions),
+        threads=threads or torch.get_num_threads(),
+        **others,
+    )
 
 
 def null_folds(texts: Texts, settings: Settings) -> int:
