@@ -205,7 +205,7 @@ def _cluster(order: Order, address: str | None) -> Iterator[Compute]:
         handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
-                address=address,
+                address=address or "local",  # without one Ray joins whatever it finds on this machine
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 include_dashboard=None if address else False,
