@@ -429,6 +429,8 @@ def test_a_bug_is_one_line_and_its_traceback_waits_for_debug(run, study, monkeyp
 def test_a_signal_ends_a_run_with_its_code_and_nothing_half_written(
     run, model, corpus, tmp_path, monkeypatch, number, code
 ):
+    # a suite in the background of a shell ignores interrupts
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     before = reading.capture
     calls = []
@@ -447,6 +449,7 @@ def test_a_signal_ends_a_run_with_its_code_and_nothing_half_written(
     assert len(calls) == 5
     assert [path for path in tree(tmp_path) if path.endswith(("result.nc", "0.npz")) or "/." in path] == []
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    signal.signal(signal.SIGINT, ignored)
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(study):

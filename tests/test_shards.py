@@ -121,6 +121,8 @@ def started(words, out, *more):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # a suite in the background of a shell ignores interrupts, and so would the run
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
