@@ -490,14 +490,8 @@ def bent_scores(model: Model, layers: Iterable[int], energy: Energy) -> Iterator
 @contextmanager
 def _ending(model: Model, layer: int) -> Iterator[None]:
     """Compute no block past a layer: those give what came out of it."""
-    kept: list[Any] = []
-    blocks = list(model.bridge.blocks)
-    with ExitStack() as stack:
-        hook = blocks[layer].register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-        stack.callback(hook.remove)
-        for block in blocks[layer + 1 :]:
-            vars(block)["forward"] = lambda *_, **__: kept[-1]
-            stack.callback(vars(block).pop, "forward")
+    blocks, kept = list(model.bridge.blocks), list[Any]()
+    with _keeping(blocks[layer], kept), _giving(blocks[layer + 1 :], kept):
         yield
 
 
@@ -512,14 +506,31 @@ def resumed(model: Model, layer: int, kept: list[Any]) -> Iterator[None]:
     """
     blocks = [model.bridge.blocks[index] for index in range(layer)]
     with ExitStack() as stack:
-        if not kept and blocks:
-            hook = blocks[-1].register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-            stack.callback(hook.remove)
-        elif kept:
-            for block in blocks:
-                # the blocks further up take any block's output, so all give the last one's
-                vars(block)["forward"] = lambda *_, **__: kept[0]
-                stack.callback(vars(block).pop, "forward")
+        if kept:
+            # the blocks further up take any block's output, so all give the last one's
+            stack.enter_context(_giving(blocks, kept))
+        elif blocks:
+            stack.enter_context(_keeping(blocks[-1], kept))
+        yield
+
+
+@contextmanager
+def _keeping(block: nn.Module, kept: list[Any]) -> Iterator[None]:
+    """Leave what comes out of a block in `kept`."""
+    hook = block.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _giving(blocks: Iterable[nn.Module], kept: list[Any]) -> Iterator[None]:
+    """Let blocks give the last output that was kept instead of computing their own."""
+    with ExitStack() as stack:
+        for block in blocks:
+            vars(block)["forward"] = lambda *_, **__: kept[-1]
+            stack.callback(vars(block).pop, "forward")
         yield
 
 

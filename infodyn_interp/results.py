@@ -124,14 +124,7 @@ def matching(folder: str | os.PathLike[str], run: Mapping[str, object]) -> xarra
     if not _file(folder).exists():
         return None
     result = open_result(folder)
-    require_same(json.loads(result.attrs["run"]), run, folder)
-    return result
-
-
-def require_same(
-    stored: Mapping[str, Any], run: Mapping[str, object], folder: str | os.PathLike[str]
-) -> None:
-    """Refuse a run that is not the stored one; arguments and what is raised as in `matching`."""
+    stored = json.loads(result.attrs["run"])
     for name, value in run.items():
         if value is not None and name in stored and stored[name] != (asked := _plain(value)):
             raise RequestError(
@@ -139,6 +132,7 @@ def require_same(
                 f" ({name} was {brief(stored[name])}, now {brief(asked)});"
                 " name another folder or remove this one"
             )
+    return result
 
 
 def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> pd.DataFrame:

@@ -127,7 +127,6 @@ def describe_run(model: Model, texts: Texts, settings: Settings) -> dict[str, ob
         "limits": list(settings.limits),
         "nulls": list(settings.nulls),
         "ablate": [f"{layer}.{head}" for layer, head in settings.ablate],
-        "threads": settings.threads or torch.get_num_threads(),
     }
 
 

@@ -77,8 +77,11 @@ class File(Mapping[str, np.ndarray]):
             )
 
     @cached_property
-    def _names(self) -> tuple[str, ...]:
-        return tuple(name.removesuffix(".npy") for name in self._archive.namelist() if name != HEADER)
+    def _names(self) -> dict[str, None]:
+        return dict.fromkeys(name.removesuffix(".npy") for name in self._archive.namelist() if name != HEADER)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # a mapping's own would read the array
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
@@ -130,7 +133,7 @@ def _add(account: Any, name: str, array: np.ndarray) -> None:
 
 
 def spread(prefix: str, thing: Any, rows: Sequence[int] | None = None) -> Iterator[tuple[str, np.ndarray]]:
-    """The arrays of a dataclass, and of dataclasses in it, by name; `rows` of their first dimension alone."""
+    """The arrays of a dataclass, by name; `rows` of their first dimension alone."""
     for field in fields(thing):
         name, value = f"{prefix}/{field.name}", getattr(thing, field.name)
         if isinstance(value, torch.Tensor):
