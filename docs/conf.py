@@ -5,9 +5,10 @@ import inspect
 import re
 from pathlib import Path
 
+from sphinx.application import Sphinx
+
 import infodyn_interp
 from infodyn_interp import run
-from sphinx.application import Sphinx
 
 HERE = Path(__file__).parent
 
