@@ -14,6 +14,7 @@ from infodyn_interp.cli.printing import (
     show_lines,
     show_merged,
     show_path,
+    show_plan,
     show_state,
     show_table,
 )
@@ -22,6 +23,7 @@ from infodyn_interp.cli.studies import (
     ROWS,
     Format,
     draw_figures,
+    plan_study,
     print_table,
     require_ready,
     run_part,
@@ -125,6 +127,24 @@ def run_file(
         show_lines(f"# {asked.digest}, what is asked\n{asked.as_toml()}")
     else:
         _run(asked, stage, part, redo, heads, as_json)
+
+
+@app.command()
+@with_keys(required=False)
+def plan(
+    file: Annotated[
+        Path | None, typer.Argument(help="A run file; without one, flags say it all, as for sweep.")
+    ] = None,
+    as_json: Json = False,
+    **flags: Any,
+) -> None:
+    """Say what a run would read, and the disk, memory and time it would take, before anything runs."""
+    run = Run(**given(flags)) if file is None else read(file, **given(flags))
+    forecast = plan_study(run)
+    if as_json:
+        show_json(forecast.as_dict())
+    else:
+        show_plan(forecast.as_dict())
 
 
 @app.command()

@@ -15,6 +15,8 @@ from infodyn_interp.run import Run, list_layers
 if TYPE_CHECKING:
     import xarray
 
+    from infodyn_interp.planning import Forecast
+
 Format = Literal["pdf", "svg", "png"]
 
 ROWS = 20
@@ -22,7 +24,7 @@ SORTED = {"verdicts": "gain", "terms": "gain", "carry": "sill_share", "reference
 ASIDE = ("kl_support", "top_changed_support", "advice", "split_half", "swap_p", "bound", "q")
 # Keys that the model and the texts turn into something else; all others are compared before either is read.
 READ_FIRST = {"model", "revision", "trust_remote_code", "device", "texts", "field", "split", "documents"}
-READ_FIRST |= {"reference_documents", "folds", "layers", "limits"}
+READ_FIRST |= {"reference_documents", "folds", "layers", "limits", "memory"}
 
 
 def require_ready(run: Run) -> "xarray.DataTree | None":
@@ -75,6 +77,17 @@ def run_study(
     if not as_json:
         show_path("result", run.out / results.FILE)
     return result
+
+
+def plan_study(run: Run) -> "Forecast":
+    """What a run would take."""
+    require_ready(run)
+
+    from infodyn_interp import planning
+
+    arguments = _open(run)
+    arguments.pop("out")
+    return planning.plan(**arguments)
 
 
 def run_part(run: Run, stage: str, part: tuple[int, int], *, redo_damaged: bool = False) -> None:
