@@ -180,10 +180,13 @@ def within_memory(model: Model, texts: Texts, settings: "Settings", shard: "Shar
         if not _is_lack(reason):
             raise
         asked = settings.micro_batch
-        room = psutil.virtual_memory().available
         if model.device.type == "cuda":
-            room = torch.cuda.mem_get_info(model.device)[0]
-        fits = fitting(model, texts, settings, room + PROCESS) or 1
+            room = (
+                PROCESS + torch.cuda.mem_get_info(model.device)[0] + torch.cuda.memory_reserved(model.device)
+            )
+        else:
+            room = psutil.Process().memory_info().rss + psutil.virtual_memory().available
+        fits = fitting(model, texts, settings, room) or 1
         if shard.swaps:
             advice = (
                 f"a block of the swap gate reads {BLOCK} windows at once: a shorter window, or carry = false"

@@ -116,7 +116,7 @@ class Reader:
             "carry": self._carry,
             "look": self._look_again,
         }[shard.stage]
-        with within_memory(self.model, self.texts, self.part.settings, shard):
+        with within_memory(self._trained, self.texts, self.part.settings, shard):
             write_file(self.part.file(shard), read(shard, folds, report), header)
 
     def _survey(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
