@@ -267,7 +267,7 @@ def _left_out(census: Mapping[str, int]) -> list[str]:
         "exact duplicates": census.get("duplicates", 0),
         "too short for a window": census.get("too_short", 0),
     }
-    said = [f"{count:,} {what}" for what, count in counts.items() if count]
+    said = [f"{what} {count:,}" for what, count in counts.items() if count]
     return [f"Documents left out: {', '.join(said)}."] if said else []
 
 

@@ -123,15 +123,15 @@ def _grown(part: Part, stage: str, rehearsed: Rehearsed, frozen: bool) -> float:
     files = 1 if frozen else len(shards)
     total = 0.0
     for name, size in (rehearsed.frozen if frozen else rehearsed.shards)[place].items():
-        kind, _, last = name.partition("/")[0], None, name.rpartition("/")[2]
-        if kind == "fold":
-            size *= 1 if frozen else folds
-        elif kind == "sum":
-            size *= 1 if frozen else len(shards) / len(before)
+        kind, last, times = name.partition("/")[0], name.rpartition("/")[2], 1.0
+        if kind == "fold" and not frozen:
+            times = folds
+        elif kind == "sum" and not frozen:
+            times = len(shards) / len(before)
         elif kind == "list" and stage == "look":
             swaps = last == "swap gains"
-            size *= _looked(shards, swaps) / _looked(before, swaps)
-        total += _copies(name, part.settings, rehearsed) * (size + files * rehearsed.wrapping)
+            times = _looked(shards, swaps) / _looked(before, swaps)
+        total += _copies(name, part.settings, rehearsed) * (times * size + files * rehearsed.wrapping)
     return total
 
 

@@ -8,6 +8,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def rehearse(model: Model, texts: Texts, settings: Settings, folder: Path) -> Re
                 found = _sizes(path)
                 shards[place].update(found)
                 size, arrays = size + path.stat().st_size - found.total(), arrays + len(found)
-            freezing[place] = _seconds(lambda part=part, stage=stage: part.freeze(stage))
+            freezing[place] = _seconds(partial(part.freeze, stage))
             frozen[place] = _sizes(part.frozen(stage))
     study, *others = (part.gathered() for part in parts.values())
     nulls = {name: others[0] for name in settings.nulls if name in TWINS}
