@@ -97,7 +97,7 @@ def tree(folder):
 def test_help_names_every_command_and_version_is_the_packages(run):
     code, out, err = run("--help")
     assert (code, err) == (0, [])
-    for command in ("sweep", "show", "figures", "demo", "cost"):
+    for command in ("sweep", "plan", "show", "figures", "demo", "cost"):
         assert re.search(rf"\b{command}\b", out)
     assert run() == (0, out, [])
     assert run("--version") == (0, f"infodyn {__version__}\n", [])
@@ -365,6 +365,26 @@ def test_the_demo_names_every_path_it_writes_and_keeps_the_rest_for_the_referenc
     assert (about["documents"], about["reference_documents"]) == (5, 9)
     texts = [json.loads(line)["text"] for line in (out / "topics.jsonl").read_text("utf-8").splitlines()]
     assert sorted(texts) == sorted(some.values())
+
+
+def test_plan_says_what_a_run_file_takes_and_leaves_nothing(run, model, corpus, tmp_path):
+    file, asked = tmp_path / "run.toml", {"model": model, "texts": corpus, "out": tmp_path / "out"}
+    keys = {"window": 48, "layers": "0", "nulls": "none", "limits": "none", "memory": "8GiB"}
+    lines = [
+        f"{key} = {json.dumps(str(value) if key in asked else value)}"
+        for key, value in (asked | keys).items()
+    ]
+    file.write_text("\n".join([*lines, "carry = false"]))
+    code, out, _ = run("plan", file)
+    assert code == 0
+    for stage in ("survey", "fit", "reduce"):
+        assert re.search(rf"^study +{stage} ", out, re.MULTILINE)
+    assert "micro_batch 20" in out
+    assert "0 exact duplicates" in out
+    assert tree(tmp_path) == ["run.toml"]
+    code, out, err = run("plan", file, "--memory", "9MB", "--json")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"infodyn: memory: 9MB asked, .* would do, .*", err[-1])
 
 
 def test_cost_prints_the_rows_that_json_holds(run, model):
