@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from infodyn_interp.energy.carry import LAGS
 from infodyn_interp.energy.ladder import RANKS, SUPER_FOLDS
-from infodyn_interp.energy.reference import choose_reference
+from infodyn_interp.energy.reference import BASIS_STATES, choose_reference
 from infodyn_interp.energy.terms import FINE, NINE, ROW_BLOCKS, Columns, Grid, columns_of
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.hooks import CHECKED_WINDOWS
@@ -34,7 +35,7 @@ PROCESS = 600 * MIB  # Python with torch, transformers and a tokenizer
 FORWARD = 5  # score arrays that a layer's own attention holds at once
 FULL_LOGITS = 4  # of the check: the bridge's, the module's, their difference and its size
 SUM = 8  # bytes of everything that is summed
-LAGS = 8
+PRODUCTS = 18  # bytes of a product of two columns: itself, its bilinear block, that block's unordered pairs
 
 
 def needs(model: Model, texts: Texts, settings: "Settings") -> dict[str, int]:
@@ -72,7 +73,7 @@ def needs(model: Model, texts: Texts, settings: "Settings") -> dict[str, int]:
         grid: Grid = of.grid
         maps, rows = grid.maps + heads, -(-window // ROW_BLOCKS)
         block = maps * (rows + 1) * window + 3 * grid.maps * rows * window + len(grid.widths) * window**2
-        return windows * (working * block + SUM * maps * (components + 2) * window + 3 * SUM * of.count**2)
+        return windows * (working * block + SUM * maps * (components + 2) * window + PRODUCTS * of.count**2)
 
     fitted, batch, rank = texts.folds, settings.micro_batch, settings.state_rank
     profiled = len(settings.limits)
@@ -85,7 +86,7 @@ def needs(model: Model, texts: Texts, settings: "Settings") -> dict[str, int]:
     vocabulary = CHECKED_WINDOWS * window * int(config.d_vocab)
     out = {
         "check": forward(CHECKED_WINDOWS) + FULL_LOGITS * vocabulary * 4,
-        "survey": forward(batch) + 4 * types * model.width + 3 * SUM * 4096 * model.width,
+        "survey": forward(batch) + 4 * types * model.width + 3 * SUM * BASIS_STATES * model.width,
         "fit": forward(batch)
         + read(batch)
         + dense(columns, batch, rank + 1)
@@ -97,19 +98,16 @@ def needs(model: Model, texts: Texts, settings: "Settings") -> dict[str, int]:
         square, rungs = wide.within * (wide.within + 1) // 2, 2 * len(RANKS)
         ladder = layers * SUPER_FOLDS * SUM * (square + wide.within * heads)
         of_ladder = layers * SUPER_FOLDS * rungs * heads * wide.within * SUM
+        climbing = min(batch, -(-min(settings.ladder_documents, texts.documents) // SUPER_FOLDS))
+        # energies and their squares; of both residuals fields, the rest, permuted rows, products; an injected field
         residuals = batch * pair * working * (2 + 2 * 4 + 2 * 2 * bool(settings.limits))
-        edges = 3 * batch * 2 * heads * window * 2 * LAGS * SUM
+        edges = 3 * batch * 2 * heads * window * max(LAGS) * SUM
         block = BLOCK if texts.documents >= BLOCK else min(batch, texts.documents)
         tracks = NINE.maps - len(NINE.widths)
         crossed = block**2 * (columns.within + heads) * (2 * tracks + columns.count - columns.within) * SUM
         weighed = block**2 * rank * tracks * window * working * 2
         out["ladder"] = (
-            forward(batch)
-            + read(batch)
-            + dense(wide, batch, wide.bilinear_rank + 1)
-            + ladder
-            + fits
-            + 3 * SUM * batch * (wide.within + heads) ** 2
+            forward(climbing) + read(climbing) + dense(wide, climbing, wide.bilinear_rank + 1) + ladder + fits
         )
         out["carry"] = (
             forward(batch) + read(batch) + residuals + edges + of_ladder + fits + rungs * pair * working * 3
