@@ -76,7 +76,7 @@ class Bench:
         self._prosody = Prosody(read_pieces(model.tokenizer) if named else [""] * model.bridge.cfg.d_vocab)
         self.finer, self.climb = self.fit(profiled=settings.limits), Climb(self._study(settings.reference))
         self.read(self.finer, self.block)
-        self.read(self.climb, self.block)
+        self.read(self.climb, _batch_of(self.block.tokens[:FOLDS]))  # one for each of its super-folds
         self._fits = {layer: fit(moments) for layer, moments in self.finer.moments.items()}
 
     def survey(self) -> None:

@@ -30,7 +30,7 @@ from infodyn_interp.texts import Texts
 
 __all__ = ["Forecast", "Stage", "plan"]
 
-REPEATS = 3  # of each timed pass, after one to warm up
+REPEATS = 2  # of each timed pass, after one to warm up
 
 
 @dataclass(frozen=True)
