@@ -56,7 +56,7 @@ def _fixed_seed() -> None:
 
 @pytest.fixture(scope="session")
 def needed() -> Callable[[str], str]:
-    """The path of a program of Debian's; without it a test is skipped, or fails where INFODYN_REQUIRE_BROWSER is set."""
+    """The path of a program; without it tests are skipped, or fail where INFODYN_REQUIRE_BROWSER is set."""
 
     def find(program: str) -> str:
         path = shutil.which(program)
