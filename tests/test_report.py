@@ -256,7 +256,7 @@ def test_every_group_that_the_page_does_not_know_has_a_section(core: xarray.Data
 
 def test_the_finding_is_five_sentences_with_the_verdicts_counts(result: xarray.DataTree) -> None:
     for one in (result, make_result()):
-        said, total = report.find(one), len(_heads(one))
+        said, total = report.tell_finding(one), len(_heads(one))
         assert len(said) == 5
         counts = (one["verdicts"]["verdict"] == "IDENTIFIED").sum(("layer", "head"))
         words = " ".join(said[:4])

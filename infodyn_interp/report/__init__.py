@@ -11,10 +11,10 @@ from markupsafe import Markup
 from infodyn_interp.report.contents import page_data
 from infodyn_interp.report.origins import cite, reproduce, versions
 from infodyn_interp.report.sections import group_sections
-from infodyn_interp.report.words import explain_head, find, unresolved
+from infodyn_interp.report.words import explain_head, tell_finding, unresolved
 from infodyn_interp.results import summary, whole_file
 
-__all__ = ["explain_head", "find", "write_report"]
+__all__ = ["explain_head", "tell_finding", "write_report"]
 
 FILE = "report.html"
 
@@ -46,7 +46,7 @@ def _render(result: xarray.DataTree) -> str:
         about=result.attrs,
         data=data,
         embedded=_embed(data),
-        findings=find(result),
+        findings=tell_finding(result),
         summary=summary(result),
         unresolved=unresolved(result),
         sections=group_sections(result),

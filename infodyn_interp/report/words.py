@@ -13,7 +13,7 @@ SENTENCES = (("prosody",), ("rhythm", "state"), ("track",), ("carry",))
 MOST_NAMED = 12  # heads that a reason is given with
 
 
-def find(result: xarray.DataTree) -> list[str]:
+def tell_finding(result: xarray.DataTree) -> list[str]:
     """The finding in five sentences: prosody, its parts, the track, the carry-over, and what the nulls leave."""
     verdicts = table(result, "verdicts")
     strongest = _strongest(result, verdicts)

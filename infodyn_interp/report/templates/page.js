@@ -68,10 +68,11 @@
     });
     grid.append(row);
   });
-  const narrow = matchMedia("(max-width: 760px)");
+  const narrow = matchMedia("(max-width: 860px)");
   const turn = () => {
     const turned = narrow.matches && columns < data.layers.length;
     grid.classList.toggle("turned", turned);
+    grid.style.maxWidth = `${32 * ((turned ? columns : data.layers.length) + 1)}px`;
     document.querySelector(".along").textContent = turned ? "from top to bottom" : "from left to right";
   };
   narrow.addEventListener("change", turn);
