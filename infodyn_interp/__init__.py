@@ -5,7 +5,18 @@ from .loading import on_first_use
 
 __version__ = "0.1.0"
 
-_MODULES = ("energy", "figures", "hooks", "identify", "models", "planted", "results", "run", "texts")
+_MODULES = (
+    "energy",
+    "figures",
+    "hooks",
+    "identify",
+    "models",
+    "planted",
+    "report",
+    "results",
+    "run",
+    "texts",
+)
 _FUNCTIONS = {
     "capture": "hooks",
     "export": "results",
@@ -15,6 +26,7 @@ _FUNCTIONS = {
     "summary": "results",
     "sweep": "sweeping",
     "table": "results",
+    "write_report": "report",
 }
 
 __all__ = ["RequestError", "RunError", "__version__", *_MODULES, *_FUNCTIONS]  # noqa: PLE0604

@@ -1,6 +1,7 @@
 """Laws of the figures: what is drawn is what the result holds, at print size, and nothing leaks out."""
 
 import re
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -262,6 +263,28 @@ def test_a_pdf_embeds_truetype_and_an_svg_keeps_its_text(draw: Draw, result: xar
     assert b"/Type3" not in pdf
     said = {text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
     assert any(re.search(rf"layer|{UNIT}", text or "") for text in said)
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_every_font_of_every_pdf_is_embedded_truetype(
+    width: str, result: xarray.DataTree, tmp_path: Path, needed: Callable[[str], str]
+) -> None:
+    for file in figures.save_all(result, tmp_path, width=width):
+        lines = subprocess.run(
+            [needed("pdffonts"), file], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[2:]
+        assert lines
+        assert all(re.search(r" (CID )?TrueType .* yes (yes|no) +(yes|no) ", line) for line in lines), lines
+
+
+def test_a_caption_names_the_nulls(result: xarray.DataTree) -> None:
+    assert (
+        "Nulls computed beside the model: untrained, permuted weights, shuffled"
+        in figures.gain(result).caption
+    )
+    part = result.copy()
+    del part["verdicts"]
+    assert "Nulls: none computed." in figures.gain(part).caption
 
 
 @pytest.mark.parametrize("draw", EVERY)

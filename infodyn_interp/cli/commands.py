@@ -22,6 +22,7 @@ from infodyn_interp.cli.requests import read_numbers, read_part, require_writabl
 from infodyn_interp.cli.studies import (
     ROWS,
     Format,
+    Width,
     draw_figures,
     plan_study,
     print_table,
@@ -168,6 +169,7 @@ def merge(
 def show(
     out: Place,
     table: Annotated[TableName | None, typer.Argument(help="Which table; verdicts, after a summary.")] = None,
+    head: Annotated[str | None, typer.Option(help="Explain one head in words, as 10.3.")] = None,
     heads: Heads = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort by, highest first; or layer.")] = None,
     rows: Annotated[
@@ -184,10 +186,20 @@ def show(
         if (state := read_state(out)) is not None:
             show_state(state, as_json=as_json)
             return
+    result = results.open_result(out)
+    if head is not None and not as_json:
+        if table is not None:
+            raise RequestError(
+                f"head: one head is explained in words; for its rows of {table}, --heads {head}"
+            )
+        from infodyn_interp.report import explain_head
+
+        show_lines(explain_head(result, head))
+        return
     print_table(
-        results.open_result(out),
+        result,
         table or "verdicts",
-        heads=heads,
+        heads=head or heads,
         sort=sort,
         rows=rows,
         as_json=as_json,
@@ -199,9 +211,10 @@ def show(
 def figures(
     out: Place,
     kinds: Annotated[str, typer.Option("--format", help="pdf, svg or png, or several: pdf,png.")] = "pdf",
+    width: Annotated[Width, typer.Option(help="Print width: a column or a page.")] = "column",
     heads: Heads = None,
 ) -> None:
-    """Draw the figures of a result, into the folder `fig` beside it."""
+    """Draw the figures of a result, each with its caption, into the folder `fig` beside it."""
     known: dict[str, Format] = {kind: kind for kind in get_args(Format)}
     asked = [kind.strip() for kind in kinds.split(",")]
     if unknown := [kind for kind in asked if kind not in known]:
@@ -212,16 +225,30 @@ def figures(
     result = results.open_result(out)
     folder = (out if out.is_dir() else out.parent) / "fig"
     require_writable(folder)
-    for file in draw_figures(result, folder, [known[kind] for kind in asked], heads):
+    for file in draw_figures(result, folder, [known[kind] for kind in asked], heads, width):
         show_path("figure", file)
 
 
 @app.command()
+def report(out: Place) -> None:
+    """Write a result as one HTML page, `report.html`, beside it: open it in a browser, send it to anyone."""
+    from infodyn_interp import results
+    from infodyn_interp.report import write_report
+
+    result = results.open_result(out)
+    folder = out if out.is_dir() else out.parent
+    require_writable(folder)
+    show_path("report", write_report(result, folder))
+
+
+@app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for texts, result and figures.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for texts, result, figures and report.")] = Path(
+        "out/demo"
+    ),
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
-    """Run the main job on a small language model and the manual of Python."""
+    """Run the main job on a small language model and the manual of Python, up to its report."""
     began = time.monotonic()
     require_writable(out)
     texts = write_manual(out)
@@ -230,6 +257,9 @@ def demo(
     show_path("texts", texts)
     for file in draw_figures(result, out / "fig", ("pdf", "png")):
         show_path("figure", file)
+    from infodyn_interp.report import write_report
+
+    show_path("report", write_report(result, out))
     show_lines(f"{time.monotonic() - began:.0f} s in all")
 
 
