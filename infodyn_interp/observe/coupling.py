@@ -59,13 +59,16 @@ class Visibility(Advised):
 
 @dataclass(frozen=True)
 class _Test:
-    """One test of every cell: r by lag, the lag of the largest, its p, and what the nulls say of smaller ones."""
+    """One test of every cell: r by lag, p of the largest, and what the nulls, in standard deviations, say of others.
+
+    `scale` is the standard deviation of r at lag 0; `planted` holds r there and the largest |r| elsewhere.
+    """
 
     r: Float[np.ndarray, "lag cell proxy"]
     p: Float[np.ndarray, "cell proxy"]
     null: Float[np.ndarray, "shuffle cell proxy"]
     planted: Float[np.ndarray, "injection two cell proxy"]
-    pairs: float
+    scale: float
 
     @property
     def lag(self) -> np.ndarray:
@@ -82,7 +85,7 @@ class _Test:
         place = int(np.floor(cutoff * (len(self.null) + 1) + 1e-9)) - 1
         if place < 0:
             return np.full(self.p.shape, np.inf)
-        critical = -np.partition(-self.null, place, 0)[place] / np.sqrt(self.pairs)
+        critical = -np.partition(-self.null, place, 0)[place] * self.scale
         r, elsewhere = self.planted[:, 0], self.planted[:, 1]
         # planted as sin(a) of the internal series beside cos(a) of the proxy: what r is then, solved for a
         with np.errstate(invalid="ignore"):
@@ -113,8 +116,8 @@ def couple(
         shuffles: of trials within prompts; None takes 999, or as many as let one cell alone be discovered.
     Returns:
         By layer, series and proxy: `r` (at the largest |r| over lags), `peak_lag` (steps by which the proxy follows),
-        `p` and `q` of test A; `r_without`, `p_without`, `q_without` of test B; `verdict`; `limit`, the |r| seen in half of
-        200 injections, infinite where none could be; `r_by_lag`. With a twin, its test A: `r_untrained`,
+        `p` and `q` of test A; `r_without`, `p_without`, `q_without` of test B; `verdict`; `limit`, the |r| seen in half
+        of 200 injections, infinite where none could be; `r_by_lag`. With a twin, its test A: `r_untrained`,
         `p_untrained`, `q_untrained`. A series that does not vary has NaN and is not visible. Attributes say how many
         tests, shuffles and steps, what each verdict advises, and what a badly measured confounder does.
     Raises:
@@ -184,22 +187,23 @@ def _test(
     cells, proxies, shuffles = inside.shape[-1], outside.shape[-1], partners.shape[1]
     both = demean(np.concatenate([inside, outside], -1), known)
     left, fitted = innovations(both, demean(bend(controls), known), known)
-    r = np.zeros((len(LAGS), cells, proxies))
+    r, size = np.zeros((len(LAGS), cells, proxies)), np.zeros((cells, proxies))
     null = np.zeros((shuffles, cells, proxies), np.float32)
     part = min(INJECTIONS, shuffles)
     planted = np.zeros((part, 2, cells, proxies))
     middle = LAGS.index(0)
     for one in pair_up(left[..., :cells], left[..., cells:], known[:, :, MEMORY:], partners):
         pairs, few = (np.maximum(count, 1) for count in (one.pairs, one.pairs_shuffled[..., None, None]))
+        free = np.sqrt(max(1 - fitted / pairs[middle], 0))  # a true pair shares the columns fitted to both
+        scale = one.spread[middle] / pairs[middle]
         r[:, one.cells] = one.true / pairs[:, None, None]
-        sizes = np.abs(one.shuffled) / np.sqrt(few)
+        size[one.cells] = free * np.abs(one.true / one.spread[:, None, None]).max(0)
+        sizes = np.abs(one.shuffled) / one.spread_shuffled[..., None, None]
         null[:, one.cells] = sizes.max(1)
         planted[:, 0, one.cells] = (one.shuffled[:part] / few[:part])[:, middle]
-        planted[:, 1, one.cells] = np.delete(sizes[:part], middle, 1).max(1) / np.sqrt(pairs[middle])
-        free = pairs * max(1 - fitted / pairs[middle], 0)  # a true pair shares the columns fitted to both
-    size = np.abs(r * np.sqrt(free)[:, None, None]).max(0)
+        planted[:, 1, one.cells] = np.delete(sizes[:part], middle, 1).max(1) * scale
     p = np.where(np.isfinite(size), (1 + (null >= size.astype(np.float32)).sum(0)) / (1 + shuffles), np.nan)
-    return _Test(r, p, null, planted, float(free[middle]))
+    return _Test(r, p, null, planted, float(scale / max(free, np.finfo(float).tiny)))
 
 
 def _judge(tests: list[_Test], grid: tuple[int, int, int]) -> xarray.Dataset:

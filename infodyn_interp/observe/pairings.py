@@ -18,21 +18,23 @@ BLOCK = 2**26  # numbers in a block of shuffled sums: half a gigabyte at most
 class Pairings:
     """Sums of lagged products of some cells under the true pairing and its shuffles.
 
-    Divided by the root of the number of products they have variance 1 where nothing is coupled.
+    Divided by their spread they have variance 1 where nothing is coupled: trials that end early leave fewer pairs, and
+    residuals of the same step, which sum to nothing, are not independent.
 
     Args:
         cells: which internal series of those given.
         true: of each trial with itself.
         shuffled: of each trial with another's, chosen at random within its prompt.
-        pairs: products in the true sums; `pairs_shuffled` in the shuffled.
-        own: lagged products of the internal series with itself, true pairing, at lag 0.
+        pairs: products in the true sums, and `spread`, their standard deviation; `*_shuffled` likewise.
     """
 
     cells: slice
     true: Float[np.ndarray, "lag cell proxy"]
     shuffled: Float[np.ndarray, "shuffle lag cell proxy"]
     pairs: Float[np.ndarray, " lag"]
+    spread: Float[np.ndarray, " lag"]
     pairs_shuffled: Float[np.ndarray, "shuffle lag"]
+    spread_shuffled: Float[np.ndarray, "shuffle lag"]
 
 
 def draw_shuffles(
@@ -57,12 +59,12 @@ def pair_up(
     """
     shuffles, cells, proxies = partners.shape[1], inside.shape[-1], outside.shape[-1]
     chosen = [np.eye(one.shape[1], dtype=np.float32)[one].reshape(shuffles, -1) for one in partners]
-    present = known.astype(np.float32)
-    overlaps = np.stack([_products(one[..., None], one[..., None]) for one in present])[..., 0, 0]
-    pairs = np.trace(overlaps, axis1=2, axis2=3).sum(0)
-    pairs_shuffled = sum(
-        one @ overlap.reshape(len(LAGS), -1).T for one, overlap in zip(chosen, overlaps, strict=True)
-    )
+    whole = np.eye(known.shape[1], dtype=np.float32).reshape(1, -1)
+    counted = [
+        _count(one, np.concatenate([whole, picked])) for one, picked in zip(known, chosen, strict=True)
+    ]
+    pairs, spread = np.sum(counted, 0)
+    spread = np.sqrt(np.maximum(spread, 1))
     size = max(1, BLOCK // (shuffles * len(LAGS) * proxies))
     for start in range(0, cells, size):
         block = slice(start, min(start + size, cells))
@@ -72,7 +74,9 @@ def pair_up(
             products = _products(one, other)
             true += np.einsum("kaacq->kcq", products)
             shuffled += picked @ np.moveaxis(products, 0, 2).reshape(picked.shape[1], -1).astype(np.float32)
-        yield Pairings(block, true, shuffled.reshape(shuffles, *true.shape), pairs, pairs_shuffled)
+        yield Pairings(
+            block, true, shuffled.reshape(shuffles, *true.shape), pairs[0], spread[0], pairs[1:], spread[1:]
+        )
 
 
 def _products(
@@ -86,4 +90,22 @@ def _products(
             early = one[:, max(0, -lag) : steps - max(0, lag)]
             late = other[:, max(0, lag) : steps + min(0, lag)]
             out[place] = np.moveaxis(np.tensordot(early, late, (1, 1)), 1, 2)
+    return out
+
+
+def _count(
+    known: Bool[np.ndarray, "trial step"], picked: Float[np.ndarray, "pairing pair"]
+) -> Float[np.ndarray, "two pairing lag"]:
+    """How many products each pairing sums, and the variance of their sum: residuals of a step correlate by 1/(1-m)."""
+    steps = known.shape[1]
+    there = known.sum(0)
+    out = np.zeros((2, len(picked), len(LAGS)))
+    for place, lag in enumerate(LAGS):
+        early, late = slice(max(0, -lag), steps - max(0, lag)), slice(max(0, lag), steps + min(0, lag))
+        if abs(lag) < steps:
+            both = known[:, None, early] & known[None, :, late]
+            count = picked @ both.reshape(-1, both.shape[-1]).astype(np.float32)
+            others = np.maximum(there[early] - 1, 1) * np.maximum(there[late] - 1, 1)
+            out[0, :, place] = count.sum(-1)
+            out[1, :, place] = (count + count * (count - 1) / others).sum(-1)
     return out

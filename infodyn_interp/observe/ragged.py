@@ -62,7 +62,7 @@ def lengths_of(values: xarray.DataArray, tail: Sequence[str], name: str) -> xarr
     Raises:
         RequestError: NaN inside a reply or everywhere, or a reply of one step.
     """
-    known = np.isfinite(values).all(tail)
+    known = values.notnull().all(tail)
     here, step = known.values, np.arange(known.sizes["step"])
     if not here.any():
         raise RequestError(f"{name}: NaN everywhere; there is no reply")
@@ -86,7 +86,7 @@ def require_trials(values: xarray.DataArray, name: str, least: int = 2) -> None:
     if values.sizes["trial"] < least:
         raise RequestError(f"{name}: {values.sizes['trial']} trials a prompt; take {least} or more")
     behind = values.dims[values.dims.index("step") :]
-    trials = xarray.DataArray(np.isfinite(values)).any(behind).sum("trial")
+    trials = values.notnull().any(behind).sum("trial")
     few = trials.min([dim for dim in trials.dims if dim != "prompt"]).values
     if (few < least).any():
         place = int((few < least).argmax())

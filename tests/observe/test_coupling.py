@@ -111,6 +111,10 @@ def test_sums_over_pairs_are_the_products_of_shuffled_series():
                             pairs += 1
             np.testing.assert_allclose(found.shuffled[shuffle, place], sums, atol=1e-4)
             assert found.pairs_shuffled[shuffle, place] == pairs
+    moved = rng(1).standard_normal((4000, 2, 3, 12, 1))
+    left = np.stack([demean(one, known)[..., 0] for one in moved])
+    sums = np.einsum("npts,npts->n", left[:2000], left[2000:])
+    assert found.spread[LAGS.index(0)] == pytest.approx(sums.std(), rel=0.05)
     np.testing.assert_allclose(found.true[LAGS.index(0)], np.einsum("ptsc,ptsq->cq", one, other), atol=1e-10)
     assert found.pairs[LAGS.index(0)] == known.sum()
 
@@ -147,7 +151,7 @@ def test_a_trial_that_is_missing_counts_for_nothing():
         return one.pad(trial=(1, 0))
 
     found = couple(drawn.seen, drawn.inside, drawn.controls)
-    xarray.testing.assert_identical(
+    xarray.testing.assert_allclose(
         couple(widen(drawn.seen), widen(drawn.inside), widen(drawn.controls)), found
     )
 
