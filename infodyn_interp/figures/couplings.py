@@ -85,12 +85,12 @@ def coupling_map(coupled: xarray.Dataset, width: str = "column") -> Plate:
     )
     of = coupled.attrs
     plate.caption = (
-        "Coupling of each internal series with each proxy by layer: correlation r at the lag (of -5 to 5 steps) where it "
-        "is largest, prompts' means, own past and nuisances taken out (no unit). Dot: VISIBLE beyond surprisal and "
+        "Coupling of each internal series with each proxy by layer: correlation r at the lag (of -5 to 5 steps) where "
+        "it is largest, prompts' means, own past and nuisances taken out (no unit). Dot: VISIBLE beyond surprisal and "
         "entropy; dash: ONLY_THROUGH_SURPRISAL; cross: ALSO_UNTRAINED, an untrained twin shows it too; unmarked: "
-        "NOT_VISIBLE; hatched: the series does not vary. Tension and kinetic energy are one degree of freedom. Verdicts "
-        f"at one false discovery rate of {of['discovery']:g} over the map, {of['shuffles']} shuffles of trials within "
-        f"prompts. Cells: {counts}.{would} {of['caveat']} "
+        "NOT_VISIBLE; hatched: the series does not vary. Tension and kinetic energy are one degree of freedom. "
+        f"Verdicts at one false discovery rate of {of['discovery']:g} over the map, {of['shuffles']} shuffles of "
+        f"trials within prompts. Cells: {counts}.{would} {of['caveat']} "
         f"n = {of['trials']} replies to {of['prompts']} prompts, {of['steps']} steps."
     )
     return plate

@@ -69,10 +69,10 @@ def alpha_sweep(swept: xarray.Dataset, width: str = "page") -> Plate:
     plate.caption = (
         "What the smoothing makes of these replies at each α (dots) and of replies without any structure (bands, the "
         f"middle 95 % of {swept.attrs['draws']} draws): Gaussian steps with the same covariance of directions, without "
-        f"memory (pale) or with the memory of these replies, {swept.attrs['memory']:.2g} a step (orange). An exponential "
-        "moving average alone gives the deviation x − x̄ a memory, lets V = Ψ²/2 fall at about half of the steps and "
-        "ties tension to speed; only a dot outside both bands says something of the replies. Correlations have no unit. "
-        f"Outside both bands: {'; '.join(outside)} values of α. Half-life in steps by α: {half_lives}. "
+        f"memory (pale) or with the memory of these replies, {swept.attrs['memory']:.2g} a step (orange). An "
+        "exponential moving average alone gives the deviation x − x̄ a memory, lets V = Ψ²/2 fall at about half of the "
+        "steps and ties tension to speed; only a dot outside both bands says something of the replies. Correlations "
+        f"have no unit. Outside both bands: {'; '.join(outside)} values of α. Half-life in steps by α: {half_lives}. "
         f"n = {swept.attrs['replies']} replies, {swept.attrs['steps']} steps."
     )
     return plate

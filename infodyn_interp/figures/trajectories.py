@@ -55,7 +55,7 @@ def trajectory(
         )
     plate, (above, below) = new_plate(2, 1, 1.3, width, words=1.0, sharex=False, sharey=False)
     shown = np.arange(start, min(start + MOST_STEPS[width], steps))
-    _draw_tension(above, tension.values[shown], [show_piece(pieces[step]) for step in shown])
+    _draw_tension(above, tension.values[shown], [show_piece(pieces[step]) for step in shown.tolist()])
     points, centres = np.asarray(x)[:steps], seen["equilibrium"].values[:steps]
     middle = points.mean(0)
     _, size, directions = np.linalg.svd(points - middle, full_matrices=False)
@@ -90,13 +90,14 @@ def _draw_tension(ax: Axes, tension: np.ndarray, pieces: list[str]) -> None:
 
 def _draw_way(ax: Axes, points: np.ndarray, centres: np.ndarray, shown: np.ndarray) -> None:
     ax.plot(*points[shown].T, color=DARK, linewidth=0.4, alpha=0.5, zorder=1)
-    ax.scatter(*points[shown].T, s=7, color=DARK, linewidths=0, label="x, a step each", gid="x")
+    ax.scatter(
+        points[shown, 0], points[shown, 1], s=7, color=DARK, linewidths=0, label="x, a step each", gid="x"
+    )
     ax.plot(
         *centres[shown].T, color=WARM, linewidth=1.4, zorder=3, label="x̄, floating equilibrium", gid="xbar"
     )
-    ax.scatter(
-        *centres[shown[-1]], s=16, color=WARM, edgecolor="black", linewidths=0.5, zorder=4, label="its last"
-    )
+    x, y = centres[shown[-1]]
+    ax.scatter(x, y, s=16, color=WARM, edgecolor="black", linewidths=0.5, zorder=4, label="its last")
     ax.axhline(0, color=RULE, linewidth=0.3, zorder=0)
     ax.axvline(0, color=RULE, linewidth=0.3, zorder=0)
     ax.set_aspect("equal", "datalim")
