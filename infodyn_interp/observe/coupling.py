@@ -198,7 +198,7 @@ def _test(
         scale = one.spread[middle] / pairs[middle]
         r[:, one.cells] = one.true / pairs[:, None, None]
         size[one.cells] = free * np.abs(one.true / one.spread[:, None, None]).max(0)
-        sizes = np.abs(one.shuffled) / one.spread_shuffled[..., None, None]
+        sizes = np.abs(one.shuffled) / one.spread_shuffled[..., None, None].astype(np.float32)
         null[:, one.cells] = sizes.max(1)
         planted[:, 0, one.cells] = (one.shuffled[:part] / few[:part])[:, middle]
         planted[:, 1, one.cells] = np.delete(sizes[:part], middle, 1).max(1) * scale

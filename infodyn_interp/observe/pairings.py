@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 LAGS = tuple(range(-5, 6))  # steps by which the proxy follows the internal series
-BLOCK = 2**26  # numbers in a block of shuffled sums: half a gigabyte at most
+BLOCK = 2**25  # numbers in a block of shuffled sums: 128 MiB
 
 
 @dataclass(frozen=True)
