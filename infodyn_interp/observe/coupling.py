@@ -122,7 +122,8 @@ def couple(
         tests, shuffles and steps, what each verdict advises, and what a badly measured confounder does.
     Raises:
         RequestError: fewer than two trials, in all or of one prompt; too few trials for any shuffle to reject; no
-            surprisal or entropy among the controls; NaN inside a reply; replies too short for a past of three steps.
+            surprisal or entropy among the controls; a twin of other layers; NaN inside a reply; replies too short for a
+            past of three steps.
     """
     if controls is None:
         controls, inside = _split(inside)
@@ -135,6 +136,8 @@ def couple(
     for one, name in zip(read, ("internals", "proxies", "controls", "twin"), strict=False):
         require_trials(one, name)
         _require_same_replies(one, series, name)
+    if twin is not None and read[-1].shape != series.shape:
+        raise RequestError(f"twin: {read[-1].shape[3:]} layers and series; the model has {series.shape[3:]}")
     names = held["control"].values.tolist()
     if missing := [name for name in THROUGH if name not in names]:
         raise RequestError(

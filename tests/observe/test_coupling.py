@@ -182,6 +182,12 @@ def test_datasets_go_in_as_they_come_and_arrays_say_the_same():
     assert all("units" in found[name].attrs for name in found.data_vars)
 
 
+def test_surprisal_and_entropy_alone_are_controls_enough():
+    drawn = draw_replies(REPLY_WORLDS["surprisal_linear"], rng(1), 6, 5, 40)
+    found = couple(drawn.seen, drawn.inside, drawn.controls[..., :2])
+    assert (found["verdict"] == Visibility.ONLY_THROUGH_SURPRISAL).all()
+
+
 def test_what_does_not_vary_or_is_a_control_itself_is_not_visible():
     drawn = draw_replies(ReplyWorld(), rng(8), 4, 5, 30)
     inside = drawn.inside.copy()
@@ -234,5 +240,7 @@ def test_controls_and_replies_that_do_not_fit_are_refused():
         couple(drawn.seen, drawn.inside)
     with pytest.raises(RequestError, match=r"proxies: .* give the same prompts, trials and steps"):
         couple(drawn.seen[:, :, :20], drawn.inside, drawn.controls)
+    with pytest.raises(RequestError, match=r"twin: \(1, 1\) layers and series; the model has \(1, 2\)"):
+        couple(drawn.seen, drawn.inside, drawn.controls, drawn.inside[..., :1])
     with pytest.raises(RequestError, match="could reject"):
         couple(drawn.seen, drawn.inside, drawn.controls, shuffles=5)
