@@ -11,6 +11,7 @@ _MODULES = (
     "hooks",
     "identify",
     "models",
+    "observe",
     "planted",
     "report",
     "results",

@@ -3,6 +3,7 @@ from . import figures as figures
 from . import hooks as hooks
 from . import identify as identify
 from . import models as models
+from . import observe as observe
 from . import planted as planted
 from . import report as report
 from . import results as results

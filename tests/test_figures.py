@@ -20,7 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
-from synthetic import LAGS, RANKS, make_ablation, make_calibration, make_result
+from synthetic import LAGS, RANKS, make_ablation, make_calibration, make_observed, make_result
 
 from infodyn_interp import RequestError, figures
 from infodyn_interp.figures import example, judgements, maps, plates, selection
@@ -88,7 +88,24 @@ def removal(result: xarray.DataTree, **keywords: str) -> figures.Plate:
     return figures.removal(make_ablation(), **keywords)
 
 
-EVERY = [*DRAWN, calibration, removal]
+def trajectory(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.trajectory(*make_observed()["reply"], **keywords)
+
+
+def temperature_ladder(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.temperature_ladder(make_observed()["described"], **keywords)
+
+
+def alpha_sweep(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.alpha_sweep(make_observed()["swept"], **keywords)
+
+
+def coupling_map(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.coupling_map(make_observed()["coupled"], **keywords)
+
+
+OBSERVED = [trajectory, temperature_ladder, alpha_sweep, coupling_map]
+EVERY = [*DRAWN, calibration, removal, *OBSERVED]
 
 
 @pytest.fixture(scope="module")
@@ -849,10 +866,10 @@ def test_a_wrong_request_is_refused_in_one_line_with_nothing_written(
 
 @given(st.text())
 def test_any_piece_is_shown_short_visible_and_drawable(piece: str) -> None:
-    shown = example._show_piece(piece)
+    shown = example.show_piece(piece)
     assert 1 <= len(shown) <= example.LONGEST_PIECE
     assert not re.search(r"\s", shown)
-    drawable = frozenset[int]().union(*example._token_fonts().values())
+    drawable = frozenset[int]().union(*example.token_fonts().values())
     assert all(ord(char) in drawable for char in shown)
 
 
