@@ -26,7 +26,10 @@ DOCUMENTS, STEPS, DIRECTIONS, MEMORY = 24, 256, 8, 0.6
 DEVIATION = 0.27  # of the log length of a standard normal step in eight directions
 QUANTILE = 0.7
 ROUND = 50  # draws of every world before the table is written
-AR = (0.0, 0.3, 0.6, 0.8, 0.9)
+AR, WIDTHS = (
+    (0.0, 0.3, 0.6, 0.8, 0.9),
+    (1, 4),
+)  # memory and directions of series whose change points are counted
 
 
 def remembering(rho: float, generator: np.random.Generator, steps: int = STEPS) -> np.ndarray:
@@ -111,14 +114,14 @@ def one_draw(world: str, shuffles: int, seed: int) -> dict[str, float | str]:
     }
 
 
-def broken(memory: float, seed: int) -> float:
+def broken(memory: float, directions: int, seed: int) -> float:
     """Whether a series without a change of level breaks."""
-    generator = np.random.default_rng([int(100 * memory), seed])
-    noise = lfilter([1], [1, -memory], generator.standard_normal(STEPS + 100))[100:]
-    return float(len(find_breaks(noise[:, None])) > 0)
+    generator = np.random.default_rng([int(100 * memory), directions, seed])
+    noise = generator.standard_normal((STEPS + 100, directions))
+    return float(len(find_breaks(lfilter([1], [1, -memory], noise, axis=0)[100:])) > 0)
 
 
-def rows_of(found: dict[str, pd.DataFrame], series: dict[float, list[float]]) -> pd.DataFrame:
+def rows_of(found: dict[str, pd.DataFrame], series: dict[tuple[float, int], list[float]]) -> pd.DataFrame:
     """A row a world, then a row a memory."""
     rows = []
     for world, every in found.items():
@@ -131,8 +134,12 @@ def rows_of(found: dict[str, pd.DataFrame], series: dict[float, list[float]]) ->
             | {f"p_{name}": (every[name] <= LEVEL).mean() for name in TESTS}
         )
     rows += [
-        {"world": f"breaks_{memory}", "draws": len(broke), "broken": np.mean(broke)}
-        for memory, broke in series.items()
+        {
+            "world": f"quiet, memory {memory}, {directions} directions",
+            "draws": len(broke),
+            "broken": np.mean(broke),
+        }
+        for (memory, directions), broke in series.items()
     ]
     return pd.DataFrame(rows).round(4)
 
@@ -146,15 +153,15 @@ def main() -> None:
     asked = ask.parse_args()
     (HERE / "data").mkdir(exist_ok=True)
     found = {world: pd.DataFrame() for world in WORLDS}
-    series: dict[float, list[float]] = {memory: [] for memory in AR}
+    series: dict[tuple[float, int], list[float]] = {(memory, count): [] for count in WIDTHS for memory in AR}
     with ProcessPoolExecutor(asked.processes, get_context("spawn")) as pool:
         for first in range(0, asked.draws, ROUND):
             seeds = range(first, min(first + ROUND, asked.draws))
             for world in WORLDS:
                 drawn = pd.DataFrame(pool.map(partial(one_draw, world, asked.shuffles), seeds, chunksize=5))
                 found[world] = pd.concat([found[world], drawn])
-            for memory in AR:
-                series[memory] += pool.map(partial(broken, memory), seeds, chunksize=5)
+            for kind in series:
+                series[kind] += pool.map(partial(broken, *kind), seeds, chunksize=5)
             table = rows_of(found, series)
             table.to_csv(HERE / "data" / "jumps.csv", index=False)
     print(table.to_string(index=False))

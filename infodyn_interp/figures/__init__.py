@@ -18,12 +18,14 @@ from infodyn_interp.figures.plates import Plate
 from infodyn_interp.figures.profiles import rho_profile, track_profile
 from infodyn_interp.figures.removals import ablation, removal
 from infodyn_interp.figures.saving import save_all
+from infodyn_interp.figures.trajectories import action_ranks, jump_raster, threshold_curve
 from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.figures.worlds import calibration
 
 __all__ = [
     "Plate",
     "ablation",
+    "action_ranks",
     "calibration",
     "carry_ladder",
     "carry_over",
@@ -31,12 +33,14 @@ __all__ = [
     "detection_limits",
     "energy_map",
     "gain",
+    "jump_raster",
     "landscape",
     "reference_fit",
     "removal",
     "rho_profile",
     "save_all",
     "spectrum",
+    "threshold_curve",
     "track_grid",
     "track_profile",
     "variogram",

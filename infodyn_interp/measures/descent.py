@@ -51,9 +51,9 @@ def measure_descent(
         )
     if not np.isfinite(path).all() or not (path.std(1) > 0).any(1).all():
         raise RequestError("descent: the path of a document is constant or not finite: leave it out")
-    every = {"quadratic": fit_quadratic, **{name: _fixed(one) for name, one in (energies or {}).items()}}
+    every = {"quadratic": fit_quadratic(path), **(energies or {})}
     twins = _twins(path, np.random.default_rng(seed))
-    counted = [[count_rises(of(path)(one)) for one in (path, *twins)] for of in every.values()]
+    counted = [[count_rises(energy(one)) for one in (path, *twins)] for energy in every.values()]
     out: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
     for place, name in enumerate(("share", "run")):
         values = np.stack([[one[place] for one in of] for of in counted]).astype(float)  # V, path, document
@@ -82,21 +82,16 @@ def count_rises(
 def fit_quadratic(path: Float[np.ndarray, "document step direction"]) -> Energy:
     """V of each document by the mean and covariance of the other folds' states."""
     fold = np.arange(len(path)) % min(FOLDS, len(path))
+    others = [path[fold != one].reshape(-1, path.shape[2]) for one in range(fold.max() + 1)]
+    centre = np.stack([one.mean(0) for one in others])[fold, None]
+    forms = np.stack([np.atleast_2d(np.cov(one.T)) for one in others])
+    form = np.linalg.pinv(forms, rcond=1e-10, hermitian=True)[fold]
 
     def energy(paths: np.ndarray) -> np.ndarray:
-        out = np.empty(paths.shape[:2])
-        for one in range(fold.max() + 1):
-            rest = path[fold != one].reshape(-1, path.shape[2])
-            form = np.linalg.pinv(np.atleast_2d(np.cov(rest.T)), rcond=1e-10, hermitian=True)
-            away = paths[fold == one] - rest.mean(0)
-            out[fold == one] = (away @ form * away).sum(-1) / 2
-        return out
+        away = paths - centre
+        return (away @ form * away).sum(-1) / 2
 
     return energy
-
-
-def _fixed(energy: Energy) -> Callable[[np.ndarray], Energy]:
-    return lambda path: energy
 
 
 def _twins(

@@ -55,16 +55,17 @@ def test_a_well_is_read_from_the_accelerations_of_its_paths():
 
 
 def process(draw, documents, steps, pull):
-    """A stationary process of Ornstein and Uhlenbeck, sampled exactly at times 1 apart."""
+    """A stationary process of Ornstein and Uhlenbeck of unit variance, sampled exactly at times 1 apart.
+
+    Args:
+        pull: symmetric.
+    """
     keep = expm(-pull)
-    size = len(pull)
-    stationary = np.eye(size) if np.allclose(pull, pull.T) else None
-    assert stationary is not None
-    noise = np.linalg.cholesky(np.eye(size) - keep @ keep.T)
-    state = draw.standard_normal((documents, steps, size))
+    noise = np.linalg.cholesky(np.eye(len(pull)) - keep @ keep.T)
+    state = draw.standard_normal((documents, steps, len(pull)))
     for t in range(1, steps):
         state[:, t] = state[:, t - 1] @ keep.T + state[:, t] @ noise.T
-    return state, keep - np.eye(size)
+    return state, keep - np.eye(len(pull))
 
 
 def test_the_drift_of_an_ornstein_uhlenbeck_process_lies_in_its_interval():
