@@ -58,7 +58,7 @@ class Threshold:
     """The law of one response.
 
     Args:
-        verdict: of section 9, in its order.
+        verdict: what the tests say together.
         p: by test (`TESTS`), of shuffles.
         height: of the step at E_crit, deviations of the response, position held fixed.
         critical: E_crit, the threshold of least squares beside the smooth curve and all controls, units of |M|; the
@@ -113,7 +113,7 @@ def weigh_threshold(
 
 
 def _verdict(p: dict[str, float], rises: dict[str, bool]) -> Law:
-    """Section 9 in its order; what is found counts where it outlives lagged sizes and is not mirrored in |M| after."""
+    """The verdict of all tests: what is found counts where lags do not explain it, nor |M| after as well as before."""
     found = {name: value <= LEVEL and rises[name] for name, value in p.items()}
     if min(p["step"], p["quadratic"]) > LEVEL:
         return Law.NONE
