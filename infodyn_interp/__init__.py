@@ -10,6 +10,7 @@ _MODULES = (
     "figures",
     "hooks",
     "identify",
+    "measures",
     "models",
     "observe",
     "planted",

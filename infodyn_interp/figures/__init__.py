@@ -11,6 +11,7 @@ from infodyn_interp.figures.example import landscape
 from infodyn_interp.figures.intervals import gain, reference_fit
 from infodyn_interp.figures.judgements import verdict_map
 from infodyn_interp.figures.ladders import carry_ladder
+from infodyn_interp.figures.laws import action_ranks, jump_raster, threshold_curve
 from infodyn_interp.figures.limits import detection_limits
 from infodyn_interp.figures.magnitudes import carry_over
 from infodyn_interp.figures.maps import energy_map, track_grid
@@ -28,6 +29,7 @@ from infodyn_interp.figures.worlds import calibration
 __all__ = [
     "Plate",
     "ablation",
+    "action_ranks",
     "alpha_sweep",
     "calibration",
     "carry_ladder",
@@ -37,6 +39,7 @@ __all__ = [
     "detection_limits",
     "energy_map",
     "gain",
+    "jump_raster",
     "landscape",
     "reference_fit",
     "removal",
@@ -44,6 +47,7 @@ __all__ = [
     "save_all",
     "spectrum",
     "temperature_ladder",
+    "threshold_curve",
     "track_grid",
     "track_profile",
     "trajectory",
