@@ -551,9 +551,7 @@ def trace(model: Model, batch: Batch) -> tuple[tuple[Block, ...], Float[Tensor, 
     blocks = list(model.bridge.blocks)
     with torch.no_grad(), ExitStack() as stack:
         for index, block in enumerate(blocks):
-            stack.callback(
-                block.register_forward_pre_hook(partial(hook, index), with_kwargs=True).remove
-            )
+            stack.callback(block.register_forward_pre_hook(partial(hook, index), with_kwargs=True).remove)
         stack.enter_context(_keeping(blocks[-1], last))
         _forward(model, tokens, None, 1)
     if [block.index for block in found] != list(range(model.layers)):
@@ -583,9 +581,7 @@ def read_out(model: Model) -> Callable[[Tensor], Float[Tensor, "window key vocab
     return read
 
 
-def _advance(
-    block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Tensor
-) -> Tensor:
+def _advance(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Tensor) -> Tensor:
     if "hidden_states" in kwargs:
         return _first(block(*args, **kwargs | {"hidden_states": stream}))
     return _first(block(stream, *args, **kwargs))

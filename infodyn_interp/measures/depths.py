@@ -16,20 +16,28 @@ from infodyn_interp.measures.updates import TOKENS, WALKED
 
 DIRECTIONS = 4
 PATHS = 64  # documents whose paths are read: their twins are drawn one by one
-KINDS = ("raw", "angular")
+GEOMETRIES = ("raw", "angular")
 QUANTITIES = {
-    "rising": Quantity(("layer", "potential"), "1", "share of steps along the tokens with the potential rising"),
+    "rising": Quantity(
+        ("layer", "potential"), "1", "share of steps along the tokens with the potential rising"
+    ),
     "rising_excess": Quantity(
-        ("layer", "potential"), "1", "the same less that of autoregressive twins fitted on the other documents"
+        ("layer", "potential"),
+        "1",
+        "the same less that of autoregressive twins fitted on the other documents",
     ),
     "run": Quantity(("layer", "potential"), "tokens", "longest run of steps with the potential rising"),
     "run_excess": Quantity(
-        ("layer", "potential"), "tokens", "the same less that of autoregressive twins fitted on the other documents"
+        ("layer", "potential"),
+        "tokens",
+        "the same less that of autoregressive twins fitted on the other documents",
     ),
     "rate": Quantity(
-        ("layer", "kind", "vector"), "nats", "log growth of nearby states of one token in the block, largest first"
+        ("layer", "geometry", "vector"),
+        "nats",
+        "log growth of nearby states of one token in the block, largest first",
     ),
-    "exponent": Quantity(("kind", "vector"), "nats per layer", "mean log growth over all layers"),
+    "exponent": Quantity(("geometry", "vector"), "nats per layer", "mean log growth over all layers"),
 }
 
 
@@ -81,27 +89,28 @@ def _paths(reading: Reading, fitted: Fitted) -> list[np.ndarray]:
             stream = cast(Tensor, layer.residual_out)[:, 1:].double().cpu()
             paths[layer.index].append((stream - maps.mean.double()) @ maps.components.double())
 
-    texts = reading.texts.part(windows_per_document=1)
-    for batch in texts.batches(reading.micro_batch, documents=range(min(PATHS, texts.documents))):
+    for batch in reading.first_windows(PATHS, reading.micro_batch):
         reading.capture(batch, visit, "residual_out")
     return [torch.cat(paths[layer]).numpy() for layer in reading.layers]
 
 
 def _growth(reading: Reading, walked: int) -> dict[str, Ratio]:
-    model, texts = reading.model, reading.texts.part(windows_per_document=1)
+    model, texts = reading.model, reading.texts
     vectors = min(DIRECTIONS, model.width - 1)
     out = {
-        "rate": Ratio.empty(texts.documents, len(reading.layers), len(KINDS), vectors),
-        "exponent": Ratio.empty(texts.documents, len(KINDS), vectors),
+        "rate": Ratio.empty(texts.documents, len(reading.layers), len(GEOMETRIES), vectors),
+        "exponent": Ratio.empty(texts.documents, len(GEOMETRIES), vectors),
     }
     generator = torch.Generator().manual_seed(reading.seed)
     frame = torch.randn(model.width, vectors, generator=generator, dtype=torch.float64)
     chosen = list(reading.layers)
-    for batch in texts.batches(1, documents=range(min(walked, texts.documents))):
+    for batch in reading.first_windows(walked, 1):
         blocks, _ = trace(model, batch.tokens[:, : min(TOKENS, texts.window)])
         steps, start = token_steps(blocks), blocks[0].stream[0, -1]
-        for place, kind in enumerate(KINDS):
-            rates = exponents(steps, start, frame.to(start), angular=kind == "angular").double().cpu().numpy()
+        for place, geometry in enumerate(GEOMETRIES):
+            rates = (
+                exponents(steps, start, frame.to(start), angular=geometry == "angular").double().cpu().numpy()
+            )
             for at, layer in enumerate(chosen):
                 out["rate"].add(batch.document, (at, place), rates[None, layer])
             out["exponent"].add(batch.document, place, rates.mean(0)[None])

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import cast
 
-import numpy as np
 import torch
 import xarray
 from jaxtyping import Bool, Float
@@ -80,7 +79,9 @@ def measure_fidelity(reading: Reading, fitted: Fitted) -> dict[str, Ratio]:
                 for lens, stream in enumerate((own, fitted.maps[layer].lens(own))):
                     heard = read(stream).double().log_softmax(-1)
                     kl = divergence(probability, says, heard)
-                    out["kl"].add(batch.document, (place, lens), kl.sum(-1).cpu().numpy(), float(len(positions)))
+                    out["kl"].add(
+                        batch.document, (place, lens), kl.sum(-1).cpu().numpy(), float(len(positions))
+                    )
                     agrees[place, lens] = (heard.argmax(-1) == first).cpu()
             apart = divergence(probability, says, unigram)
         out["kl_unigram"].add(batch.document, (), apart.sum(-1).cpu().numpy(), float(len(positions)))

@@ -1,5 +1,6 @@
 """What measures read by: affine maps of every layer, fitted in one pass over documents that are not measured."""
 
+import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -20,7 +21,9 @@ from infodyn_interp.texts import Batch, Texts
 from infodyn_interp.texts.windows import evenly_spaced
 
 POSITIONS = 16  # of a window: the vocabulary makes a lens the dearest measure (science: functionals)
-FIT_TOKENS = 16_000  # of other documents; the same for a model and its nulls, since held-out shares grow with them
+FIT_TOKENS = (
+    16_000  # of other documents; the same for a model and its nulls, since held-out shares grow with them
+)
 STATE_RANK = 8  # components of a stream that make the path of a state
 AFFINE = ("lens", "embedding", "feed_forward", "keys")
 Report = Callable[[int], None]
@@ -95,20 +98,18 @@ class Reading:
         """The pairs that count, by layer."""
         return {layer: support_of(self.texts.window, self.checked.reach[layer]) for layer in self.layers}
 
-    @property
-    def fitted_on(self) -> range:
-        """The other documents that are read: the first, up to `fit_tokens`."""
-        every = range(1, self.texts.reference_documents + 1)
-        under = [count for count in every if self.texts.tokens("reference", range(count)) <= self.fit_tokens]
-        return range(max(under, default=1))
-
     def others(self) -> Iterator[Batch]:
         """Windows to fit on."""
-        return self._read("reference", self.fitted_on)
+        return self._read("reference", documents_to_fit(self.texts, self.fit_tokens))
 
     def measured(self) -> Iterator[Batch]:
         """Windows to measure."""
         return self._read("fitted", None)
+
+    def first_windows(self, documents: int, size: int) -> Iterator[Batch]:
+        """The first window of each of the first documents, `size` at a time."""
+        texts = self.texts.part(windows_per_document=1)
+        return texts.batches(size, documents=range(min(documents, texts.documents)))
 
     def capture(self, batch: Batch, visit: Callable[[Layer], None], *wants: str) -> None:
         """One pass, each layer handed over with what it is wanted for."""
@@ -128,6 +129,12 @@ class Reading:
             yield batch
             done += batch.tokens.numel()
             self.report(done)
+
+
+def documents_to_fit(texts: Texts, tokens: int) -> range:
+    """The first of the other documents: as many as hold that many tokens, and one at least."""
+    counts = range(1, texts.reference_documents + 1)
+    return range(max(1, bisect.bisect(counts, tokens, key=lambda n: texts.tokens("reference", range(n)))))
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,7 @@ def fit_maps(reading: Reading) -> Fitted:
 def key_energies(
     layer: Layer, support: Support
 ) -> tuple[Int[Tensor, " key"], Float[Tensor, "window key head"]]:
-    """The keys that some query sees, and the mean over these of the row-centred energy each gets (nats, surface zero)."""
+    """The keys that some query sees, and the mean over these of the row-centred energy each gets (nats)."""
     dtype = torch.promote_types(layer.scores.dtype, torch.float32)
     counts = support.mask.sum(0)
     seen = counts.nonzero()[:, 0].to(layer.scores.device)

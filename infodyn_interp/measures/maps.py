@@ -24,7 +24,9 @@ QUANTITIES = {
         ("layer",), "1", "share of the FFN's update that a linear map of what it receives explains, held out"
     ),
     "ffn_angle": Quantity(
-        ("layer",), "degrees", f"mean principal angle between the {SUBSPACE} leading directions it reads and writes"
+        ("layer",),
+        "degrees",
+        f"mean principal angle between the {SUBSPACE} leading directions it reads and writes",
     ),
     "ffn_size": Quantity(("layer",), "1", "norm of the FFN's update over the norm of the stream"),
     "update_size": Quantity(("layer",), "1", "norm of the block's update over the norm of the stream"),
@@ -80,7 +82,11 @@ def read_maps(
 def measure_maps(reading: Reading, fitted: Fitted, walked: int = WALKED) -> dict[str, Ratio]:
     """`QUANTITIES` by document."""
     documents, count = reading.texts.documents, len(reading.layers)
-    alone = [name for name, quantity in QUANTITIES.items() if quantity.dims == ("layer",) and name not in OF_UPDATES]
+    alone = [
+        name
+        for name, quantity in QUANTITIES.items()
+        if quantity.dims == ("layer",) and name not in OF_UPDATES
+    ]
     out = {name: Ratio.empty(documents, count) for name in alone}
     transfer = Transfer(documents, count, reading.model.heads)
     entered: list[Tensor] = []
@@ -124,14 +130,16 @@ def measure_maps(reading: Reading, fitted: Fitted, walked: int = WALKED) -> dict
 
 
 def principal_angle(
-    reads: Float[Tensor, "window key source"], writes: Float[Tensor, "window key target"], rank: int = SUBSPACE
+    reads: Float[Tensor, "window key source"],
+    writes: Float[Tensor, "window key target"],
+    rank: int = SUBSPACE,
 ) -> Float[Tensor, " window"]:
     """Mean principal angle, in degrees, between the leading directions of two sets of rows around their means."""
     bases = []
     for rows in (reads, writes):
         rows = rows - rows.mean(1, keepdim=True)
         # directions from the rows' own products: there are fewer rows than directions in most models
-        sizes, mix = torch.linalg.eigh((rows @ rows.mT).double())
+        mix = torch.linalg.eigh((rows @ rows.mT).double()).eigenvectors
         kept = slice(-min(rank, rows.shape[-1]), None)
         bases.append(torch.linalg.qr(rows.mT.double() @ mix[..., kept]).Q)
     cosines = torch.linalg.svdvals(bases[0].mT @ bases[1]).clamp(max=1)
@@ -164,7 +172,7 @@ class Transfer:
 
     def add(self, document: Int[np.ndarray, " window"]) -> None:
         """The batch, once every layer is kept."""
-        layers, heads = self._shape
+        layers = self._shape[0]
         keys = min(energies.shape[1] for _, energies in self._kept.values())
         # a layer whose queries reach less far back shows more keys: the last ones are shared
         energies = torch.cat([self._kept[place][1][:, -keys:] for place in range(layers)], -1)

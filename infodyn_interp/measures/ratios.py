@@ -9,7 +9,9 @@ import xarray
 from jaxtyping import Float, Int, Shaped
 
 from infodyn_interp.energy.fitting import Estimate
-from infodyn_interp.reducing.labels import interval
+from infodyn_interp.reducing.labels import interval, label
+
+SAME = 0.25  # of the intervals may leave 0 out by chance alone: neighbouring layers do so together
 
 
 class Quantity(NamedTuple):
@@ -53,6 +55,11 @@ class Ratio:
         """The same of some documents."""
         return Ratio(self.above[documents], self.below[documents])
 
+    def beside(self, other: "Ratio") -> "Ratio":
+        """The same where another, of the same documents, was read too."""
+        both = other.below > 0
+        return Ratio(np.where(both, self.above, 0), np.where(both, self.below, 0))
+
     @property
     def value(self) -> Float[np.ndarray, "*shape"]:
         """Over all documents; NaN where none was read."""
@@ -65,9 +72,15 @@ class Ratio:
 
     def estimate(self, other: "Ratio | None" = None) -> Estimate:
         """The value, or how far it lies above another's on the same documents, with its 95 % interval (jackknife)."""
-        if other is None:
-            return Estimate.of_jackknife(self.value, self.without)
-        return Estimate.of_jackknife(self.value - other.value, self.without - other.without)
+        mine, theirs = (self, None) if other is None else (self.beside(other), other.beside(self))
+        read = np.flatnonzero(mine.below.reshape(len(mine.below), -1).any(1))
+        value, without = mine.value, mine.of(read).without
+        if theirs is not None:
+            value, without = value - theirs.value, without - theirs.of(read).without
+        if len(read) < 2:
+            nothing = np.full(value.shape, np.nan)
+            return Estimate(value, nothing, nothing, nothing)
+        return Estimate.of_jackknife(value, without)
 
 
 def label_ratios(
@@ -87,27 +100,50 @@ def label_ratios(
         coords: of the dimensions; `layer` is always the first.
 
     Returns:
-        `NAME`, `NAME_low`, `NAME_high` along `null` (the first is `trained`) and `NAME_contrast` with its own interval:
-        the model less the null on the documents they share, NaN where the null is the model itself.
+        `NAME`, `NAME_low`, `NAME_high` along `null` (the first is `trained`); where there are nulls,
+        `NAME_contrast` with its own interval (the model less the null on the documents they share) and `verdict` by
+        quantity, in words. Both are empty at `trained`.
     """
     variables: dict[str, xarray.Variable] = {}
+    verdicts = []
     for name, (dims, unit, words) in quantities.items():
         mine = trained[name]
         whole = [mine, *(theirs[name] for theirs in nulls.values())]
         nothing = np.full(mine.value.shape, np.nan)
         apart = [Estimate(nothing, nothing, nothing, nothing)]
         apart += [mine.of(shared[null]).estimate(theirs[name]) for null, theirs in nulls.items()]
-        for end, estimates, what in (
-            ("", [one.estimate() for one in whole], words),
-            ("_contrast", apart, f"{words}: the model less the null on the same documents"),
-        ):
+        verdicts.append(["", *(say(one) for one in apart[1:])])
+        sides = [("", [one.estimate() for one in whole], words)]
+        if nulls:
+            sides.append(("_contrast", apart, f"{words}: the model less the null on the same documents"))
+        for end, estimates, what in sides:
             stacked = Estimate(
-                *(np.stack([getattr(one, part) for one in estimates]) for part in ("value", "low", "high", "t"))
+                *(
+                    np.stack([getattr(one, part) for one in estimates])
+                    for part in ("value", "low", "high", "t")
+                )
             )
             variables |= interval(f"{name}{end}", stacked, ("null", *dims), unit, what)
+    if nulls:
+        words = "does the measure tell the model from the null?"
+        variables["verdict"] = label(("null", "quantity"), np.array(verdicts, object).T, "text", words)
     used = {dim for variable in variables.values() for dim in variable.dims}
-    known = {"null": ["trained", *nulls]} | {dim: values for dim, values in coords.items() if dim in used}
+    coords = {"null": ["trained", *nulls], "quantity": list(quantities), **coords}
+    known = {dim: list(values) for dim, values in coords.items() if dim in used}
     return xarray.Dataset(variables, coords=known)
+
+
+def say(apart: Estimate) -> str:
+    """What a contrast with a null says over its cells, most often layers, by how many intervals leave 0 out."""
+    known = np.isfinite(apart.low)
+    above, below = int((apart.low[known] > 0).sum()), int((apart.high[known] < 0).sum())
+    cells = int(known.sum())
+    if not cells:
+        return "not estimable: fewer than two documents were read by both"
+    counts = f"above it in {above}, below it in {below} of {cells}"
+    if above + below < SAME * cells:
+        return f"LOOKS THE SAME: {counts}"
+    return f"{'DIFFERS' if above + below > (1 - SAME) * cells else 'DIFFERS IN PART'}: {counts}"
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:

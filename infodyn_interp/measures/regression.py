@@ -6,7 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-RIDGE = 1e-3  # of each direction's own variance: rare directions are not drowned by the few that hold most of it
+RIDGE = (
+    1e-3  # of each direction's own variance: rare directions are not drowned by the few that hold most of it
+)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def harmless(
     documents, steps, _ = path.shape
     if documents < LEAST_DOCUMENTS or steps < LEAST_STEPS:
         raise RequestError(
-            f"path: {documents} documents of {steps} steps given, at least {LEAST_DOCUMENTS} of {LEAST_STEPS} are needed"
+            f"path: {documents} documents of {steps} steps given, {LEAST_DOCUMENTS} of {LEAST_STEPS} are needed"
         )
     if not np.isfinite(path).all():
         raise RequestError("path: states that are not finite; leave such documents out")

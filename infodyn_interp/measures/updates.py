@@ -1,6 +1,5 @@
-"""The block's update x -> F(x) at real states: what passes back through it, how steep it is, whether it can be undone."""
+"""The block's update x -> F(x) at real states: what passes back through it, how steep it is, can it be undone?"""
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,16 +18,22 @@ INVERTED = 1e-3  # relative error up to which a state counts as recovered
 DIVERGED = 1e3
 QUANTITIES = {
     "gradient": Quantity(
-        ("layer",), "log10", "norm of the loss's gradient at the stream that enters the block over that at the last"
+        ("layer",),
+        "log10",
+        "norm of the loss's gradient at the stream that enters the block over that at the last",
     ),
     "gradient_without_skip": Quantity(
         ("layer",), "log10", "the same for what passes back through the updates alone, without the skip path"
     ),
     "lipschitz": Quantity(
-        ("layer",), "1", "largest singular value of the update's Jacobian at the state: below 1 it can be undone"
+        ("layer",),
+        "1",
+        "largest singular value of the update's Jacobian at the state: below 1 it can be undone",
     ),
     "inversion_error": Quantity(
-        ("layer",), "log10", f"relative error of the state found back in {INVERSION_STEPS} steps of x <- y - F(x)"
+        ("layer",),
+        "log10",
+        f"relative error of the state found back in {INVERSION_STEPS} steps of x <- y - F(x)",
     ),
     "inverted": Quantity(("layer",), "1", f"share of windows found back to within {INVERTED:g}"),
 }
@@ -36,11 +41,10 @@ QUANTITIES = {
 
 def measure_updates(reading: Reading, walked: int = WALKED) -> dict[str, Ratio]:
     """`QUANTITIES` by document, on the first tokens of the first documents' first windows."""
-    texts, model = reading.texts.part(windows_per_document=1), reading.model
+    texts, model = reading.texts, reading.model
     out = {name: Ratio.empty(texts.documents, len(reading.layers)) for name in QUANTITIES}
     generator = torch.Generator().manual_seed(reading.seed)
-    chosen = range(min(walked, texts.documents))
-    for batch in texts.batches(len(chosen), documents=chosen):
+    for batch in reading.first_windows(walked, WALKED):
         tokens = batch.tokens[:, : min(TOKENS, texts.window)].to(model.device)
         blocks, last = trace(model, tokens)
         kept, alone = gradient_norms(model, tokens, blocks, last)
