@@ -381,11 +381,14 @@ def _about_measures(result: xarray.DataTree) -> list[str]:
     for name in (name for name in MEASURES if _holds(result, name)):
         rows, verdicts = table(result, name), result[name].to_dataset().get("verdict")
         lines += ["", f"{name}:"]
-        for (quantity, of), some in rows.groupby(["quantity", "of"], sort=False):
+        pairs = rows["quantity"] == "transfer"  # of too many layers to name each
+        for (quantity, of), some in rows.assign(of=rows["of"].mask(pairs, "")).groupby(
+            ["quantity", "of"], sort=False
+        ):
             middles = some.groupby("null", sort=False)["value"].median()
             said = ", ".join(f"{null} {value:.3g}" for null, value in middles.items())
-            what = f"{quantity} ({of})" if of else str(quantity)
-            lines.append(f"  {what}, {some['unit'].iloc[0]}: {said}.")
+            what, unit = f"{quantity} ({of})" if of else str(quantity), some["unit"].iloc[0]
+            lines.append(f"  {what}{'' if unit == '1' else f', {unit}'}: {said}.")
         if verdicts is None:
             lines.append("  No nulls: nothing here tells this model from any other.")
             continue
