@@ -5,6 +5,7 @@ Along x stand the layers or, where `heads="10.3,12.0"` names heads, those heads;
 have a panel each.
 """
 
+from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
 from infodyn_interp.figures.intervals import gain, reference_fit
@@ -30,8 +31,11 @@ __all__ = [
     "contrasts",
     "detection_limits",
     "energy_map",
+    "exponents",
+    "fidelity",
     "gain",
     "landscape",
+    "map_curves",
     "reference_fit",
     "removal",
     "rho_profile",
@@ -39,6 +43,7 @@ __all__ = [
     "spectrum",
     "track_grid",
     "track_profile",
+    "transfer",
     "variogram",
     "verdict_map",
 ]
