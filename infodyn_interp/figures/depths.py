@@ -7,6 +7,7 @@ import numpy as np
 import seaborn
 import xarray
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from infodyn_interp.figures.plates import (
     DARK,
@@ -31,12 +32,12 @@ LINES: dict[str, tuple[str, Any, float]] = {
 }
 CURVES = {
     "ffn_linear": "FFN: linear share",
-    "ffn_angle": "FFN: angle read–write (degrees)",
+    "ffn_angle": "FFN: angle (degrees)",
     "ffn_size": "FFN update / stream",
     "update_size": "block update / stream",
     "cosine": "cosine of adjacent layers",
     "growth": "log norm growth (nats)",
-    "embedding": "embedding recovered (share)",
+    "embedding": "embedding (share)",
     "lipschitz": "Lipschitz constant",
     "inversion_error": "inversion error (log10)",
     "gradient": "gradient (log10)",
@@ -123,6 +124,8 @@ def map_curves(result: xarray.DataTree, width: str = "column") -> Plate:
         ax.set_title(CURVES[name], fontsize=6.5)
         if name in LOGARITHMIC:
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(numticks=4))
+            ax.yaxis.set_minor_formatter(NullFormatter())
     plate.supxlabel("layer", fontsize=LABEL_SIZE)
     place_legend(plate, axes[0])
     plate.caption = _caption(
@@ -131,8 +134,8 @@ def map_curves(result: xarray.DataTree, width: str = "column") -> Plate:
         "By layer: share of the FFN's update that a linear map of its input explains, and of the embedding that one of "
         "the stream does (fitted on other documents, judged on these); mean principal angle between the eight leading "
         "directions that the FFN reads and writes; norms of updates over the stream's; cosine and log growth of the "
-        "norm across the block; gradient of the loss over that at the last layer, and what passes back through the updates "
-        "alone; Lipschitz constant of the update at the state (below 1 the block can be undone) and relative error of "
+        "norm across the block; gradient of the loss over that at the last layer, and what passes back through the "
+        "updates alone; Lipschitz constant of the update at the state (below 1 the block can be undone) and relative error of "
         "the state found back by fixed-point steps.",
     )
     return plate
@@ -196,6 +199,7 @@ def _draw(ax: Axes, data: xarray.Dataset, name: str, **at: Any) -> None:
             zorder=3 if null == "trained" else 2,
         )
     ax.set_xlim(layers[0], layers[-1])
+    ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     seaborn.despine(ax=ax)
 
 

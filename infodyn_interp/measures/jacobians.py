@@ -1,5 +1,6 @@
 """Jacobian-vector products of a block at a real state, forward where its parts can, by double backward elsewhere."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -18,7 +19,9 @@ def push(
     Forward mode; where a part of the map has no forward derivative, the derivative of its backward pass (exact too).
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch scripts its own rules for forward mode on first use, and warns of it
+            warnings.simplefilter("ignore", DeprecationWarning)
             image = step(state)
             return image, vmap(lambda tangent: jvp(step, (state,), (tangent,))[1])(tangents)
     except (RuntimeError, NotImplementedError):

@@ -63,7 +63,7 @@ class Ratio:
     @property
     def value(self) -> Float[np.ndarray, "*shape"]:
         """Over all documents; NaN where none was read."""
-        return _divide(self.above.sum(0), self.below.sum(0))
+        return _divide(*map(np.asarray, (self.above.sum(0), self.below.sum(0))))
 
     @property
     def without(self) -> Float[np.ndarray, "document *shape"]:
@@ -76,11 +76,12 @@ class Ratio:
         read = np.flatnonzero(mine.below.reshape(len(mine.below), -1).any(1))
         value, without = mine.value, mine.of(read).without
         if theirs is not None:
-            value, without = value - theirs.value, without - theirs.of(read).without
+            value, without = np.asarray(value - theirs.value), without - theirs.of(read).without
         if len(read) < 2:
             nothing = np.full(value.shape, np.nan)
             return Estimate(value, nothing, nothing, nothing)
-        return Estimate.of_jackknife(value, without)
+        flat = Estimate.of_jackknife(value.reshape(-1), without.reshape(len(without), -1))
+        return Estimate(*(getattr(flat, part).reshape(value.shape) for part in ("value", "low", "high", "t")))
 
 
 def label_ratios(
