@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
 
 import numpy as np
 import scipy.stats
@@ -35,7 +34,7 @@ class Advised(StrEnum):
 
     advice: str
 
-    def __new__(cls, value: str, advice: str) -> Self:
+    def __new__(cls, value: str, advice: str) -> "Advised":
         """A name with its advice."""
         member = str.__new__(cls, value)
         member._value_ = value

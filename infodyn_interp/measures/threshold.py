@@ -60,22 +60,24 @@ class Threshold:
     Args:
         verdict: of section 9, in its order.
         p: by test (`TESTS`), of shuffles.
-        step: height of the step at E_crit, deviations of the response, position held fixed.
+        height: of the step at E_crit, deviations of the response, position held fixed.
         critical: E_crit, the threshold of least squares beside the smooth curve and all controls, units of |M|; the
             interval is of the inverted likelihood ratio (Hansen, 2000).
         tried: values of |M| that may be critical, rising; `ratio` the likelihood ratio at each.
         steps: that were weighed, over all documents.
+        length: steps of a document from the first |M| on.
     """
 
     verdict: Law
     p: dict[str, float]
-    step: float
+    height: float
     critical: float
     critical_low: float
     critical_high: float
     tried: Float[np.ndarray, " value"]
     ratio: Float[np.ndarray, " value"]
     steps: int
+    length: int
 
 
 def weigh_threshold(
@@ -107,7 +109,7 @@ def weigh_threshold(
     weighed = _weigh(sides, crossed)
     p = {name: float((values >= values[0] * (1 - 1e-9)).mean()) for name, (values, _) in weighed.items()}
     rises = {name: bool(rise > 0) for name, (_, rise) in weighed.items()}
-    return Threshold(_verdict(p, rises), p, *_locate(sides))
+    return Threshold(_verdict(p, rises), p, *_locate(sides), sides.fixed.shape[1] + RUNNING + AFTER)
 
 
 def _verdict(p: dict[str, float], rises: dict[str, bool]) -> Law:
@@ -176,11 +178,9 @@ class _Sides:
         indicators = [(one[..., None] > tried).astype(float) for one in (before, after)]
         first, second = (curve[..., :2] for curve in smooth)
         moving = np.concatenate([*smooth, first + second, first - second, *indicators], -1)
-        return cls(
-            *(values - values.mean(1, keepdims=True) for values in (fixed, moving)),
-            before,
-            tried,
-        )
+        fixed -= fixed.mean(1, keepdims=True)
+        moving -= moving.mean(1, keepdims=True)
+        return cls(fixed, moving, before, tried)
 
 
 def _smooth(carry: Float[np.ndarray, "document step"]) -> Float[np.ndarray, "document step curve"]:
@@ -205,22 +205,36 @@ def _shifted(
     return out
 
 
-def _exchanged(
-    sides: _Sides, prompt: Int[np.ndarray, " document"], shuffles: int, generator: np.random.Generator
-) -> Float[np.ndarray, "shuffle moving fixed"]:
-    """The same, with |M| exchanged among the trials of each prompt."""
-    if prompt.shape != (len(sides.fixed),):
-        raise RequestError(f"jumps: prompts of {len(prompt)} trials given for {len(sides.fixed)}")
-    out = np.zeros((1 + shuffles, sides.moving.shape[2], sides.fixed.shape[2]))
+def exchange(
+    prompt: Int[np.ndarray, " document"], shuffles: int, generator: np.random.Generator
+) -> Int[np.ndarray, "shuffle document"]:
+    """Orders of trials, each prompt's among themselves; the first is the order they stand in.
+
+    Raises:
+        RequestError: a prompt with one trial.
+    """
+    orders = np.tile(np.arange(len(prompt)), (1 + shuffles, 1))
     for one in np.unique(prompt):
         trials = np.flatnonzero(prompt == one)
         if len(trials) < 2:
             raise RequestError(f"jumps: prompt {one} has one trial: give two of each at least")
-        order = np.tile(np.arange(len(trials)), (1 + shuffles, 1))
-        order[1:] = generator.permuted(order[1:], axis=1)
+        orders[1:, trials] = generator.permuted(orders[1:, trials], axis=1)
+    return orders
+
+
+def _exchanged(
+    sides: _Sides, prompt: Int[np.ndarray, " document"], shuffles: int, generator: np.random.Generator
+) -> Float[np.ndarray, "shuffle moving fixed"]:
+    """The same, with |M| exchanged among the trials of each prompt."""
+    if len(prompt) != len(sides.fixed):
+        raise RequestError(f"jumps: prompts of {len(prompt)} trials given for {len(sides.fixed)}")
+    orders = exchange(prompt, shuffles, generator)
+    out = np.zeros((1 + shuffles, sides.moving.shape[2], sides.fixed.shape[2]))
+    for one in np.unique(prompt):
+        trials = np.flatnonzero(prompt == one)
         products = np.einsum("itm,jtf->ijmf", sides.moving[trials], sides.fixed[trials], optimize=True)
-        for place in range(len(trials)):
-            out += products[order[:, place], place]
+        for place, trial in enumerate(trials):
+            out += products[np.searchsorted(trials, orders[:, trial]), place]
     return out
 
 
