@@ -5,7 +5,18 @@ from .loading import on_first_use
 
 __version__ = "0.1.0"
 
-_MODULES = ("energy", "figures", "hooks", "identify", "models", "planted", "results", "run", "texts")
+_MODULES = (
+    "energy",
+    "figures",
+    "hooks",
+    "identify",
+    "measures",
+    "models",
+    "planted",
+    "results",
+    "run",
+    "texts",
+)
 _FUNCTIONS = {
     "capture": "hooks",
     "export": "results",

@@ -2,6 +2,7 @@ from . import energy as energy
 from . import figures as figures
 from . import hooks as hooks
 from . import identify as identify
+from . import measures as measures
 from . import models as models
 from . import planted as planted
 from . import results as results

@@ -29,17 +29,21 @@ DISCOVERY = 0.05  # false discovery rate of a verdict row over the layers and he
 SMALL = 0.10  # detection limit at which an absence may be called one
 
 
-class Verdict(StrEnum):
-    """What may be said of a term in a head; the text is what to do about it."""
+class Advised(StrEnum):
+    """A name with its advice; the kinds of verdict are made of it."""
 
     advice: str
 
-    def __new__(cls, value: str, advice: str) -> "Verdict":
+    def __new__(cls, value: str, advice: str) -> "Advised":
         """A name with its advice."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.advice = advice
         return member
+
+
+class Verdict(Advised):
+    """What may be said of a term in a head; the text is what to do about it."""
 
     IDENTIFIED = (
         "IDENTIFIED",
