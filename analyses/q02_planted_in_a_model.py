@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from infodyn_interp import identify, models, planted, sweeping, texts
-from infodyn_interp.hooks import check
+from infodyn_interp.hooks import bent_scores, check
 from infodyn_interp.identify.limits import detection_limits
 
 HERE = Path(__file__).parent
@@ -39,11 +39,14 @@ def main() -> None:
         limits = detection_limits(own.moments[layer], own.fits[layer], np.full(5, 0.05), seed=layer)
         for term in ("rhythm", "state", "track"):
             arguments = {"layer": layer, "term": term, "seed": layer, "checked": checked}
-            with planted.planted_term(model, read, clean, share=SHARE, **arguments):
+            with planted.planted_term(model, read, clean, share=SHARE, **arguments) as energy:
                 bent = sweeping.gather(model, read, settings, checked=checked)
+                with bent_scores(model, [layer], lambda *live, planted=energy: -planted(*live)):
+                    back = sweeping.gather(model, read, settings, checked=checked)
             found = identify.verdicts(bent.moments).sel(term=term)
+            again = identify.verdicts(back.moments).sel(term=term)
             place = ("prosody", "rhythm", "state", "track").index(term)
-            before = clean["verdicts"]["verdict"].sel(layer=layer, term=term).values
+            before = identify.verdicts(own.moments).sel(term=term)
             rows += [
                 {
                     "layer": layer,
@@ -53,7 +56,8 @@ def main() -> None:
                     "verdict": str(found["verdict"].values[0, head]),
                     "reason": str(found["reason"].values[0, head]),
                     "gain": float(found["gain"].values[0, head]),
-                    "clean": str(before[head]),
+                    "clean": str(before["verdict"].values[0, head]),
+                    "taken_back": str(again["verdict"].values[0, head]),
                 }
                 for head in range(model.heads)
             ]
@@ -65,7 +69,8 @@ def main() -> None:
         print(
             f"{term}: IDENTIFIED in {(part['verdict'] == 'IDENTIFIED').sum()} of {len(part)} heads, in"
             f" {(fair['verdict'] == 'IDENTIFIED').sum()} of {len(fair)} with a limit of .05 or less;"
-            f" ABSENT in {(part['verdict'] == 'ABSENT').sum()}"
+            f" ABSENT in {(part['verdict'] == 'ABSENT').sum()}; taken back, the clean model's verdict in"
+            f" {(part['taken_back'] == part['clean']).sum()}"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from infodyn_interp.energy.fields import Field
 from infodyn_interp.energy.terms import Prosody
 from infodyn_interp.errors import RequestError
-from infodyn_interp.hooks import Checked, Layer, bent_scores, capture
+from infodyn_interp.hooks import Checked, Energy, Layer, bent_scores, capture
 from infodyn_interp.models import Model
 from infodyn_interp.planted.worlds import center, rhythm_block, track_map
 from infodyn_interp.texts import Texts, read_pieces
@@ -35,7 +35,7 @@ def planted_term(
     width: float = 0.4,
     tau: float = 2.0,
     checked: Checked | None = None,
-) -> Iterator[None]:
+) -> Iterator[Energy]:
     """While open, every head of a layer has a term of known share in place of the one it was fitted with.
 
     Each head's own fitted term is taken out of its live scores, and one term, the same field for all heads, is put in
@@ -52,6 +52,9 @@ def planted_term(
         seed: of the coefficients.
         width, tau: of the track; the tokens tau.
         checked: the parity preflight of the model as it was.
+
+    Yields:
+        The energy planted, as `bent_scores` takes it; bent by its negative as well, the model is itself again.
 
     Raises:
         RequestError: no such term or layer, or a share below 0.
@@ -81,7 +84,7 @@ def planted_term(
         return planted.to(attention_input.device) - own.energy(states, tokens)
 
     with bent_scores(model, [layer], energy):
-        yield
+        yield energy
 
 
 def _own(basis: xarray.Dataset, layer: int, heads: list[int], term: str, prosody: Prosody) -> Field:

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from infodyn_interp.errors import RequestError
-from infodyn_interp.hooks import check
+from infodyn_interp.hooks import bent_scores, check
+from infodyn_interp.identify import verdicts
 from infodyn_interp.models import open_model
 from infodyn_interp.planted import planted_term
 from infodyn_interp.sweeping import Settings, gather, sweep
@@ -70,6 +71,20 @@ def test_the_model_is_itself_again_afterwards(bench):
     refit(bench, term="track", share=0.5)
     again = gather(model, read, Settings((LAYER,), state_rank=4, carry=False), checked=checked).fits[LAYER]
     np.testing.assert_array_equal(again.rms, clean["energy"]["rms"].sel(layer=LAYER).values)
+
+
+@pytest.mark.parametrize("term", ["rhythm", "state", "track"])
+def test_taking_a_planted_term_back_returns_the_verdicts_of_the_clean_model(bench, term):
+    model, read, checked, clean = bench
+    settings = Settings((LAYER,), state_rank=4, carry=False)
+    own = verdicts(gather(model, read, settings, checked=checked).moments)
+    with planted_term(model, read, clean, layer=LAYER, term=term, share=1.0, checked=checked) as energy:
+        bent = verdicts(gather(model, read, settings, checked=checked).moments)
+        with bent_scores(model, [LAYER], lambda *live: -energy(*live)):
+            back = verdicts(gather(model, read, settings, checked=checked).moments)
+    assert (bent["gain"].sel(term=term) > own["gain"].sel(term=term) + 0.1).all()
+    np.testing.assert_allclose(back["gain"], own["gain"], atol=1e-4)
+    np.testing.assert_array_equal(back["verdict"], own["verdict"])
 
 
 @pytest.mark.parametrize(
