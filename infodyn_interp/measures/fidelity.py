@@ -5,10 +5,11 @@ from typing import cast
 
 import torch
 import xarray
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from infodyn_interp.hooks import Layer, read_out
+from infodyn_interp.measures.action import settle_depth
 from infodyn_interp.measures.fits import Fitted, Reading, fit_maps
 from infodyn_interp.measures.ratios import Quantity, Ratio, label_ratios
 from infodyn_interp.models import Model
@@ -72,7 +73,7 @@ def measure_fidelity(reading: Reading, fitted: Fitted) -> dict[str, Ratio]:
         with torch.inference_mode():
             says = read(streams[model.layers - 1]).double().log_softmax(-1)
             probability, first = says.exp(), says.argmax(-1)
-            agrees = torch.zeros(len(layers), len(LENSES), *first.shape, dtype=torch.bool)
+            top = np.zeros((len(LENSES), *first.shape, len(layers)), np.int64)
             # one layer and lens at a time: no array of positions by layers by vocabulary is ever held
             for place, layer in enumerate(layers):
                 own = streams[layer]
@@ -82,12 +83,12 @@ def measure_fidelity(reading: Reading, fitted: Fitted) -> dict[str, Ratio]:
                     out["kl"].add(
                         batch.document, (place, lens), kl.sum(-1).cpu().numpy(), float(len(positions))
                     )
-                    agrees[place, lens] = (heard.argmax(-1) == first).cpu()
+                    top[lens, ..., place] = heard.argmax(-1).cpu().numpy()
             apart = divergence(probability, says, unigram)
         out["kl_unigram"].add(batch.document, (), apart.sum(-1).cpu().numpy(), float(len(positions)))
         for lens in range(len(LENSES)):
-            depth = settle_depth(agrees[:, lens]).sum(-1).numpy()
-            out["settle_depth"].add(batch.document, lens, depth, float(len(positions)))
+            depth = settle_depth(top[lens], first.cpu().numpy()).sum(-1)
+            out["settle_depth"].add(batch.document, lens, depth.astype(float), float(len(positions)))
         streams.clear()
     return out
 
@@ -99,8 +100,3 @@ def divergence(
 ) -> Float[Tensor, "*batch"]:
     """KL from a distribution (given with its log) to another (its log), nats."""
     return (probability * (says - heard)).sum(-1)
-
-
-def settle_depth(agrees: Bool[Tensor, "layer *batch"]) -> Float[Tensor, "*batch"]:
-    """How many of the layers come before the first from which all agree with the output."""
-    return len(agrees) - agrees.flip(0).int().cumprod(0).sum(0).float()

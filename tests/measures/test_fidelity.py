@@ -9,7 +9,7 @@ import torch
 from infodyn_interp import RequestError, open_model, read_texts
 from infodyn_interp.hooks import read_out, trace
 from infodyn_interp.measures import fit_maps, honest
-from infodyn_interp.measures.fidelity import divergence, measure_fidelity, settle_depth
+from infodyn_interp.measures.fidelity import divergence, measure_fidelity
 from infodyn_interp.measures.fits import Reading, collect_maps, spread_maps
 from infodyn_interp.measures.regression import Regression
 
@@ -47,7 +47,9 @@ def test_the_logit_lens_says_at_the_last_layer_what_the_model_says(found):
     assert (kl.value[:-1] > 1e-3).all()
 
 
-def test_the_affine_lens_at_the_last_layer_tends_to_the_identity_and_says_the_same_at_the_default(reading, found):
+def test_the_affine_lens_at_the_last_layer_tends_to_the_identity_and_says_the_same_at_the_default(
+    reading, found
+):
     assert 0 <= found["kl"].value[-1, 1] <= 0.01
     sharp = fit_maps(Reading.of(reading.model, reading.texts, ridge=1e-9)).maps[reading.layers[-1]].lens
     width = reading.model.width
@@ -63,11 +65,6 @@ def test_the_read_out_is_the_models_own_scale_and_cap_included(family):
         assert torch.equal(read_out(model)(last), model.bridge(tokens, use_cache=False))
 
 
-def test_settle_depth_is_the_first_layer_from_which_all_agree():
-    agrees = torch.tensor([[1, 0, 1, 0], [0, 0, 1, 0], [1, 1, 1, 0]]).bool()
-    assert settle_depth(agrees).tolist() == [2, 2, 0, 3]
-
-
 def test_the_map_of_a_linear_world_is_found_and_the_mean_is_where_nothing_is():
     draw = torch.Generator().manual_seed(0)
     x = 50 + torch.randn(400, 5, generator=draw, dtype=torch.float64)
@@ -80,7 +77,9 @@ def test_the_map_of_a_linear_world_is_found_and_the_mean_is_where_nothing_is():
     torch.testing.assert_close(affine(x), x @ weight + 2)
     torch.testing.assert_close(regression.covariance, torch.cov(x.T, correction=0))
     components = regression.components(2)
-    torch.testing.assert_close(torch.cov(((x - x.mean(0)) @ components).T, correction=0), torch.eye(2).double())
+    torch.testing.assert_close(
+        torch.cov(((x - x.mean(0)) @ components).T, correction=0), torch.eye(2).double()
+    )
     flat = Regression(2, 1)
     flat.add(torch.ones(9, 2).double(), torch.arange(9.0).double()[:, None])
     assert flat.solve()(torch.ones(1, 2).double()).item() == pytest.approx(4)
@@ -91,9 +90,7 @@ def test_what_is_fitted_comes_back_from_its_arrays(reading):
     again = collect_maps(dict(spread_maps(fitted)), reading.layers)
     torch.testing.assert_close(again.unigram, fitted.unigram)
     for layer in reading.layers:
-        torch.testing.assert_close(
-            again.maps[layer].lens.weight, fitted.maps[layer].lens.weight.float()
-        )
+        torch.testing.assert_close(again.maps[layer].lens.weight, fitted.maps[layer].lens.weight.float())
 
 
 def test_alone_it_gives_intervals_over_documents(reading, found):

@@ -154,7 +154,10 @@ def test_the_jackknife_of_a_ratio_covers_its_truth():
 
 
 def test_documents_that_one_side_did_not_read_count_on_neither():
-    whole, part = Ratio(np.arange(1.0, 7), np.ones(6)), Ratio(np.array([1.0, 2, 0, 0]), np.array([1.0, 1, 0, 0]))
+    whole, part = (
+        Ratio(np.arange(1.0, 7), np.ones(6)),
+        Ratio(np.array([1.0, 2, 0, 0]), np.array([1.0, 1, 0, 0])),
+    )
     apart = whole.of(np.arange(4)).estimate(part)
     assert apart.value == pytest.approx(0)
     alone = Ratio(np.array([3.0, 0]), np.array([1.0, 0])).estimate()

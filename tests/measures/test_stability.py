@@ -1,4 +1,4 @@
-"""Laws of stability: exponents of maps with known Jacobians, products against differences, potentials of known paths."""
+"""Laws of stability: exponents of known Jacobians, products against differences, potentials of known paths."""
 
 import families
 import numpy as np
@@ -20,7 +20,11 @@ DEPTH, WIDTH = 6, 10
 def network():
     """Matrices of a random linear network, its maps, and the matrix of all of it."""
     matrices = torch.randn(DEPTH, WIDTH, WIDTH, dtype=torch.float64) / WIDTH**0.5
-    return matrices, [lambda x, m=matrix: m @ x for matrix in matrices], torch.linalg.multi_dot([*matrices.flip(0)])
+    return (
+        matrices,
+        [lambda x, m=matrix: m @ x for matrix in matrices],
+        torch.linalg.multi_dot([*matrices.flip(0)]),
+    )
 
 
 def test_from_its_right_singular_vectors_exponents_are_the_log_singular_values_over_depth(network):
@@ -33,9 +37,7 @@ def test_from_its_right_singular_vectors_exponents_are_the_log_singular_values_o
 def test_from_any_full_frame_exponents_add_up_to_the_log_determinant_over_depth(network):
     matrices, steps, _ = network
     rates = exponents(steps, torch.randn(WIDTH).double(), torch.randn(WIDTH, WIDTH).double())
-    torch.testing.assert_close(
-        rates.mean(0).sum(), matrices.det().abs().log().mean(), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(rates.mean(0).sum(), matrices.det().abs().log().mean(), rtol=0, atol=1e-6)
 
 
 def test_one_direction_grows_as_the_product_says(network):
@@ -83,9 +85,9 @@ def test_a_token_goes_through_the_blocks_as_in_the_pass_itself():
 def test_autoregressive_paths_rise_as_their_twins_do():
     draw = np.random.default_rng(1)
     fitted = Dynamics.fit(np.cumsum(draw.standard_normal((4, 50, 3)), 1))
-    path = Dynamics(
-        0.8 * np.eye(3), np.zeros(3), np.eye(3), np.zeros(3), fitted.form
-    ).draw(draw.standard_normal((24, 3)), 120, draw)
+    path = Dynamics(0.8 * np.eye(3), np.zeros(3), np.eye(3), np.zeros(3), fitted.form).draw(
+        draw.standard_normal((24, 3)), 120, draw
+    )
     found = harmless(path)
     assert np.abs((found.share - found.share_null).mean(0)).max() < 0.02
     assert np.abs((found.run - found.run_null).mean(0)).max() < 1
