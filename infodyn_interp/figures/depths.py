@@ -135,8 +135,8 @@ def map_curves(result: xarray.DataTree, width: str = "column") -> Plate:
         "the stream does (fitted on other documents, judged on these); mean principal angle between the eight leading "
         "directions that the FFN reads and writes; norms of updates over the stream's; cosine and log growth of the "
         "norm across the block; gradient of the loss over that at the last layer, and what passes back through the "
-        "updates alone; Lipschitz constant of the update at the state (below 1 the block can be undone) and relative error of "
-        "the state found back by fixed-point steps.",
+        "updates alone; Lipschitz constant of the update at the state (below 1 the block can be undone) and relative "
+        "error of the state found back by fixed-point steps.",
     )
     return plate
 

@@ -1,4 +1,4 @@
-"""What the theory says of a trajectory: least action, stability, fidelity, multipliers, jumps and maps (seed 1.3 to 1.6)."""
+"""What the theory says of a trajectory: action, stability, fidelity, multipliers, jumps and maps (seed 1.3 to 1.6)."""
 
 from infodyn_interp.loading import on_first_use
 
