@@ -198,7 +198,7 @@ def _draw(ax: Axes, data: xarray.Dataset, name: str, **at: Any) -> None:
             gid=null,
             zorder=3 if null == "trained" else 2,
         )
-    ax.set_xlim(layers[0], layers[-1])
+    ax.set_xlim(layers[0] - 0.3, layers[-1] + 0.3)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     seaborn.despine(ax=ax)
 
