@@ -46,7 +46,7 @@ def honest(
         documents.
 
     Raises:
-        RequestError: a layer that is not there, or texts that leave no documents to fit on.
+        RequestError: a layer that is not there, or windows longer than the context.
         RunError: the model fails its check.
     """
     reading = Reading.of(model, texts, layers)

@@ -60,12 +60,9 @@ class Reading:
         """What is measured, refused where it cannot be.
 
         Raises:
-            RequestError: a layer that is not there, no other documents to fit on, windows longer than the model's
-                context, or more memory than there is.
+            RequestError: a layer that is not there, windows longer than the model's context, or more memory than there is.
         """
         chosen = choose_layers(model, layers)
-        if not texts.reference_documents:
-            raise RequestError("texts: no documents are left to fit on; ask for reference_documents")
         if model.context is not None and texts.window > model.context:
             raise RequestError(
                 f"window: {texts.window} tokens asked, the model's context holds {model.context}"

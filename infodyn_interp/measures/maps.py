@@ -70,7 +70,7 @@ def read_maps(
         `inversion_error` (log 10), `inverted`; and `transfer` from layer to target layer.
 
     Raises:
-        RequestError: a layer that is not there, or texts that leave no documents to fit on.
+        RequestError: a layer that is not there, or windows longer than the context.
         RunError: the model fails its check.
     """
     reading = Reading.of(model, texts, layers)
