@@ -12,7 +12,7 @@ help: ## list what make can do
 
 setup: $(STAMP) ## build .venv with everything; TORCH_INDEX=URL takes torch from another index, PYTHON=python3.12 another Python
 
-demo: $(STAMP) ## run the main job on a small language model: tables here, result and figures in out/demo
+demo: $(STAMP) ## run the main job on a small language model: tables here; result, figures and report.html in out/demo
 	@$(BIN)/infodyn demo --out out/demo
 
 test: $(STAMP) ## run every check: ruff, mypy, import-linter, pytest

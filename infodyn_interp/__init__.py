@@ -12,7 +12,9 @@ _MODULES = (
     "identify",
     "measures",
     "models",
+    "observe",
     "planted",
+    "report",
     "results",
     "run",
     "texts",
@@ -26,6 +28,7 @@ _FUNCTIONS = {
     "summary": "results",
     "sweep": "sweeping",
     "table": "results",
+    "write_report": "report",
 }
 
 __all__ = ["RequestError", "RunError", "__version__", *_MODULES, *_FUNCTIONS]  # noqa: PLE0604

@@ -295,7 +295,7 @@ class _Reader:
         self._layer, self._wants, self._crop, self._visit = layer, wants, crop, visit
         self._from_pattern = checked.score_source[layer] == "log_pattern"
         self._mask = causal_mask(crop.length, checked.reach[layer], model.device)
-        self._dtype, self._head_width = model.dtype, model.head_width
+        self._dtype, self._device, self._head_width = model.dtype, model.device, model.head_width
         self._seen: dict[str, Tensor] = {}
         self._fired: dict[str, int] = dict.fromkeys(wants, 0)
         self._call: tuple[tuple[Any, ...], dict[str, Any]] | None = None
@@ -344,7 +344,8 @@ class _Reader:
     def _take(self, name: str, value: Tensor, places: tuple[int, ...]) -> None:
         if name in self._wants:
             self._fired[name] += 1
-            self._seen[name] = self._crop(value, *places)
+            # a model that is split over devices hands every layer over on its first
+            self._seen[name] = self._crop(value.to(self._device), *places)
         if name == self._last:
             self._hand_over()
 
@@ -388,7 +389,7 @@ class _Reader:
                 padded[row, start : start + self._crop.length] = states[row]
             states = padded
         args, kwargs = self._call
-        states = states.to(self._dtype)
+        states = states.to(_attention_input(args, kwargs).device, self._dtype)
         if "hidden_states" in kwargs:
             kwargs = {**kwargs, "hidden_states": states}
         else:
@@ -413,7 +414,7 @@ class _Reader:
             raise RunError(
                 f"layer {self._layer}: the second look saw {len(found)} score arrays where it expects one"
             )
-        return self._scores(self._crop(found[0], 2, 3))
+        return self._scores(self._crop(found[0].to(self._device), 2, 3))
 
     def finish(self) -> None:
         """Every declared hook must have fired exactly once."""

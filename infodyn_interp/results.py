@@ -262,6 +262,7 @@ def summary(result: xarray.DataTree) -> str:
         f"Reference {reference.attrs.get('reference', '?')} from {about['tokens_reference']:,} tokens of"
         f" {about['reference_documents']:,} other documents:"
         f" {fits}.",
+        *_left_out(json.loads(about.get("census", "{}"))),
         "Question: what makes a head look where it looks, beyond what the words alone would ask for?",
         "Gain: the share of held-out row-centred energy variance that a term explains beyond its base.",
         *(words for least, words in FEW if about["documents"] < least),
@@ -275,6 +276,16 @@ def summary(result: xarray.DataTree) -> str:
     if any(_holds(result, name) for name in MEASURES):
         lines += ["", *_about_measures(result)]
     return "\n".join(lines)
+
+
+def _left_out(census: Mapping[str, int]) -> list[str]:
+    """What of the texts was not read, where there was such."""
+    counts = {
+        "exact duplicates": census.get("duplicates", 0),
+        "too short for a window": census.get("too_short", 0),
+    }
+    said = [f"{what} {count:,}" for what, count in counts.items() if count]
+    return [f"Documents left out: {', '.join(said)}."] if said else []
 
 
 def _about_term(term: str, rows: pd.DataFrame, terms: pd.DataFrame) -> list[str]:

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 # Set before transformers is imported: no test reaches the network, or reads or writes the user's own cache.
@@ -51,3 +52,17 @@ def tiny_tokenizer(tiny_tokenizer_folder: Path) -> PreTrainedTokenizerFast:
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def needed() -> Callable[[str], str]:
+    """The path of a program; without it tests are skipped, or fail where INFODYN_REQUIRE_BROWSER is set."""
+
+    def find(program: str) -> str:
+        path = shutil.which(program)
+        if path is None:
+            say = pytest.fail if os.environ.get("INFODYN_REQUIRE_BROWSER") else pytest.skip
+            say(f"{program} is not installed: apt-get install chromium poppler-utils")
+        return path
+
+    return find

@@ -1,11 +1,16 @@
 """A result with the schema of a real sweep and plausible numbers, made in milliseconds, without a model."""
 
 import json
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray
 from scipy import stats
+
+from infodyn_interp import observe
+from infodyn_interp.planted import REPLY_WORLDS, draw_replies
 
 TERMS = ("prosody", "rhythm", "state", "track")
 ROWS = (*TERMS, "carry")
@@ -639,3 +644,26 @@ def _cost() -> xarray.Dataset:
         },
         coords={"stage": list(STAGES)},
     )
+
+
+@cache
+def make_observed() -> dict[str, Any]:
+    """What the output side gives for replies without structure at three temperatures: a value a figure of it."""
+    draw = np.random.default_rng(0)
+    x = xarray.DataArray(
+        draw.normal(size=(3, 6, 5, 40, 8)) * np.array([0.8, 1, 1.3])[:, None, None, None, None],
+        dims=("temperature", "prompt", "trial", "step", "direction"),
+        coords={"temperature": [0.4, 0.7, 1.0]},
+    )
+    seen = observe.track_equilibrium(x, 0.1)
+    one = {"temperature": 1, "prompt": 0, "trial": 0}
+    drawn = draw_replies(REPLY_WORLDS["surprisal_linear"], draw, 6, 5, 40, layers=6, effect=0.5)
+    inside = drawn.inside.assign_coords(layer=[0, 3, 6, 9, 12, 15])
+    return {
+        "reply": (seen.isel(one), x.isel(one), [*SENTENCE.split(" "), "日本", "\n\n"] * 4),
+        "described": observe.describe(seen),
+        "swept": observe.sweep_alpha(x.isel(temperature=1), draws=20),
+        "coupled": observe.couple(
+            drawn.seen, inside, drawn.controls, inside.where(inside["layer"] > 6, -inside)
+        ),
+    }

@@ -18,7 +18,7 @@ from rich.console import Console
 from synthetic import make_result
 
 from infodyn_interp import RunError, __version__, models, results, sweeping
-from infodyn_interp.cli import commands, main, printing
+from infodyn_interp.cli import commands, main, printing, strips
 from infodyn_interp.cli.progress import Report
 from infodyn_interp.cli.studies import ASIDE
 from infodyn_interp.sweeping import reading
@@ -97,7 +97,7 @@ def tree(folder):
 def test_help_names_every_command_and_version_is_the_packages(run):
     code, out, err = run("--help")
     assert (code, err) == (0, [])
-    for command in ("sweep", "show", "figures", "demo", "cost"):
+    for command in ("sweep", "plan", "show", "figures", "report", "demo", "cost"):
         assert re.search(rf"\b{command}\b", out)
     assert run() == (0, out, [])
     assert run("--version") == (0, f"infodyn {__version__}\n", [])
@@ -135,6 +135,68 @@ def test_show_alone_prints_the_summary_then_the_verdicts_by_gain(run, study):
         f"{layer}.{head}" for layer, head in zip(frame["layer"], frame["head"], strict=True)
     ]
     assert [row[1] for row in rows] == frame["term"].tolist()
+
+
+@pytest.mark.parametrize("width", [12, 40, 80, 300])
+def test_strips_hold_every_verdict_in_any_width(study, monkeypatch, width):
+    shown = io.StringIO()
+    monkeypatch.setattr(strips, "console", lambda: Console(width=width, file=shown))
+    result = make_result(layers=26, heads=3)
+    strips.show_strips(result)
+    lines = shown.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    letters = [
+        letter for line in lines if re.match(r" *\d +[IWCAN]", line) for letter in re.sub(r"[\d ]", "", line)
+    ]
+    verdicts = result["verdicts"]["verdict"].values.ravel()
+    assert sorted(letters) == sorted(verdict[0] for verdict in verdicts)
+    if width == 40:  # one below the other
+        by_term = result["verdicts"]["verdict"].transpose("term", "head", "layer").values.ravel()
+        assert letters == [verdict[0] for verdict in by_term]
+
+
+def test_strips_and_their_legend_stand_between_summary_and_table(run, study):
+    _, out, _ = run("show", study)
+    assert out.index("Next: ") < out.index("I IDENTIFIED, W WEAK, C CONFOUNDED, A ABSENT, N NOT_ESTIMABLE")
+    assert out.index("N NOT_ESTIMABLE") < out.index("\nhead term")
+    assert "\x1b" not in out
+    assert "N NOT_ESTIMABLE" not in run("show", study, "verdicts")[1]
+
+
+@pytest.mark.parametrize("colour", [True, False])
+def test_strips_have_colour_on_a_terminal_unless_it_is_unwanted(monkeypatch, colour):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if not colour:
+        monkeypatch.setenv("NO_COLOR", "1")
+    shown = io.StringIO()
+    terminal = Console(width=100, file=shown, force_terminal=True, color_system="truecolor")
+    monkeypatch.setattr(strips, "console", lambda: terminal)
+    strips.show_strips(make_result())
+    assert ("48;2;18;70;110mI" in shown.getvalue()) == colour
+    assert re.search("[IW]{2}", re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue()))
+
+
+def test_one_head_is_explained_in_words(run, study, refused):
+    code, out, err = run("show", study, "--head", "10.3")
+    assert (code, err) == (0, [])
+    assert out.startswith("Head 10.3 of demo")
+    assert [
+        re.match(r"(\w+): [A-Z_]+$", line)[1]
+        for line in out.splitlines()
+        if line.endswith(tuple(strips.STYLES))
+    ] == [*("prosody", "rhythm", "state", "track", "carry")]
+    assert out.count("What to do: ") == 5
+    rows = json.loads(run("show", study, "--head", "10.3", "--json")[1])
+    assert {(row["layer"], row["head"]) for row in rows} == {(10, 3)}
+    assert "--heads 10.3" in refused("show", study, "terms", "--head", "10.3")
+    assert "1.1 asked" in refused("show", study, "--head", "1.1")
+
+
+def test_a_report_is_written_beside_its_result_and_named(run, study):
+    code, out, err = run("report", study / "result.nc")
+    assert (code, err) == (0, [])
+    assert out.split(maxsplit=1) == ["report", f"{study / 'report.html'}\n"]
+    assert "Attention energies of demo" in (study / "report.html").read_text("utf-8")
 
 
 def test_heads_filter_what_is_shown_and_sort_orders_it(run, study):
@@ -355,16 +417,37 @@ def test_the_demo_names_every_path_it_writes_and_keeps_the_rest_for_the_referenc
     named = [
         line.split(maxsplit=1)[1]
         for line in printed.splitlines()
-        if re.match(r"(texts|result|figure) +/", line)
+        if re.match(r"(texts|result|figure|report) +/", line)
     ]
     assert sorted(named) == sorted(
-        str(path) for path in out.rglob("*") if path.suffix in (".jsonl", ".nc", ".pdf", ".png")
+        str(path) for path in out.rglob("*") if path.suffix in (".jsonl", ".nc", ".pdf", ".png", ".html")
     )
+    assert printed.splitlines()[-2] == f"report   {out / 'report.html'}"
     assert re.fullmatch(r"\d+ s in all", printed.splitlines()[-1])
     about = results.open_result(out).attrs
     assert (about["documents"], about["reference_documents"]) == (5, 9)
     texts = [json.loads(line)["text"] for line in (out / "topics.jsonl").read_text("utf-8").splitlines()]
     assert sorted(texts) == sorted(some.values())
+
+
+def test_plan_says_what_a_run_file_takes_and_leaves_nothing(run, model, corpus, tmp_path):
+    file, asked = tmp_path / "run.toml", {"model": model, "texts": corpus, "out": tmp_path / "out"}
+    keys = {"window": 48, "layers": "0", "nulls": "none", "limits": "none", "memory": "8GiB"}
+    lines = [
+        f"{key} = {json.dumps(str(value) if key in asked else value)}"
+        for key, value in (asked | keys).items()
+    ]
+    file.write_text("\n".join([*lines, "carry = false"]))
+    code, out, _ = run("plan", file)
+    assert code == 0
+    for stage in ("survey", "fit", "reduce"):
+        assert re.search(rf"^study +{stage} ", out, re.MULTILINE)
+    assert "micro_batch 20" in out
+    assert "0 exact duplicates" in out
+    assert tree(tmp_path) == ["run.toml"]
+    code, out, err = run("plan", file, "--memory", "9MB", "--json")
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"infodyn: memory: 9MB asked, .* would do, .*", err[-1])
 
 
 def test_cost_prints_the_rows_that_json_holds(run, model):

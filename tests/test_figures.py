@@ -1,6 +1,7 @@
 """Laws of the figures: what is drawn is what the result holds, at print size, and nothing leaks out."""
 
 import re
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -19,7 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
-from synthetic import LAGS, RANKS, make_ablation, make_calibration, make_result
+from synthetic import LAGS, RANKS, make_ablation, make_calibration, make_observed, make_result
 
 from infodyn_interp import RequestError, figures
 from infodyn_interp.figures import example, judgements, maps, plates, selection
@@ -87,7 +88,24 @@ def removal(result: xarray.DataTree, **keywords: str) -> figures.Plate:
     return figures.removal(make_ablation(), **keywords)
 
 
-EVERY = [*DRAWN, calibration, removal]
+def trajectory(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.trajectory(*make_observed()["reply"], **keywords)
+
+
+def temperature_ladder(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.temperature_ladder(make_observed()["described"], **keywords)
+
+
+def alpha_sweep(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.alpha_sweep(make_observed()["swept"], **keywords)
+
+
+def coupling_map(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    return figures.coupling_map(make_observed()["coupled"], **keywords)
+
+
+OBSERVED = [trajectory, temperature_ladder, alpha_sweep, coupling_map]
+EVERY = [*DRAWN, calibration, removal, *OBSERVED]
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +280,28 @@ def test_a_pdf_embeds_truetype_and_an_svg_keeps_its_text(draw: Draw, result: xar
     assert b"/Type3" not in pdf
     said = {text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")}
     assert any(re.search(rf"layer|{UNIT}", text or "") for text in said)
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_every_font_of_every_pdf_is_embedded_truetype(
+    width: str, result: xarray.DataTree, tmp_path: Path, needed: Callable[[str], str]
+) -> None:
+    for file in figures.save_all(result, tmp_path, width=width):
+        lines = subprocess.run(
+            [needed("pdffonts"), file], capture_output=True, text=True, check=True
+        ).stdout.splitlines()[2:]
+        assert lines
+        assert all(re.search(r" (CID )?TrueType .* yes (yes|no) +(yes|no) ", line) for line in lines), lines
+
+
+def test_a_caption_names_the_nulls(result: xarray.DataTree) -> None:
+    assert (
+        "Nulls computed beside the model: untrained, permuted weights, shuffled"
+        in figures.gain(result).caption
+    )
+    part = result.copy()
+    del part["verdicts"]
+    assert "Nulls: none computed." in figures.gain(part).caption
 
 
 @pytest.mark.parametrize("draw", EVERY)
@@ -826,10 +866,10 @@ def test_a_wrong_request_is_refused_in_one_line_with_nothing_written(
 
 @given(st.text())
 def test_any_piece_is_shown_short_visible_and_drawable(piece: str) -> None:
-    shown = example._show_piece(piece)
+    shown = example.show_piece(piece)
     assert 1 <= len(shown) <= example.LONGEST_PIECE
     assert not re.search(r"\s", shown)
-    drawable = frozenset[int]().union(*example._token_fonts().values())
+    drawable = frozenset[int]().union(*example.token_fonts().values())
     assert all(ord(char) in drawable for char in shown)
 
 

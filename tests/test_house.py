@@ -127,7 +127,14 @@ def make(folder, *words):
 def test_make_alone_gives_each_target_one_line(clone):
     code, out, err = make(clone)
     assert (code, err) == (0, [])
-    assert [line.split()[1] for line in out.splitlines()] == ["help", "setup", "demo", "test", "format"]
+    assert [line.split()[1] for line in out.splitlines()] == [
+        "help",
+        "setup",
+        "demo",
+        "test",
+        "docs",
+        "format",
+    ]
 
 
 OLD = """#!/bin/sh

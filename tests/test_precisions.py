@@ -13,9 +13,10 @@ from test_sweeping import read, write_documents
 import infodyn_interp as idi
 from infodyn_interp.errors import RequestError
 from infodyn_interp.models import Model, open_model, recast
-from infodyn_interp.sweeping import sweep
+from infodyn_interp.sweeping import gather, sweep
 from infodyn_interp.sweeping.passes import Study
 from infodyn_interp.sweeping.precisions import Frozen, Precision, read_precision
+from infodyn_interp.sweeping.settings import settle
 from infodyn_interp.texts import Batch, Texts
 
 NOISE = 0.3  # nats
@@ -127,3 +128,14 @@ def test_what_interferes_is_told_of_every_head(result: xarray.DataTree) -> None:
     assert bool((carry["interference_low"] < carry["interference"]).all())
     assert bool((carry["interference_p"] <= carry["interference_q"]).all())
     assert {"interference", "interference_p", "interference_q"} <= set(idi.table(result, "carry"))
+
+
+def test_a_run_in_half_precision_sums_in_double_and_finds_the_energies_of_single(
+    model: Model, texts: Texts, result: xarray.DataTree
+) -> None:
+    halved = gather(
+        recast(model, "bfloat16"), texts, settle(model, layers=[LAYER], state_rank=4, carry=False)
+    )
+    assert halved.moments[LAYER].cross_row.dtype == np.float64
+    found, single = halved.fits[LAYER].rms, result["energy/rms"].sel(layer=LAYER).values
+    np.testing.assert_allclose(found, single, rtol=0.05)

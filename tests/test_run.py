@@ -115,7 +115,7 @@ def test_the_digest_is_of_every_key_but_where_the_result_goes():
         "device": "cpu", "field": "body", "split": True, "reference": "own", "carry": False, "series": True,
         "layers": "0", "limits": "none", "nulls": "none", "null_share": 0.5, "ablate": "0.0",
         "precisions": "float64", "threads": 7, "documents": 99, "reference_documents": 99, "out": "elsewhere",
-        "documents_per_shard": 5, "engine": "ray", "address": "auto",
+        "documents_per_shard": 5, "engine": "ray", "address": "auto", "micro_batch": 3, "memory": "8GiB",
     }  # fmt: skip
     plain = Run(**ASKED | {"model": "llama"})
     digests = {plain.digest}
@@ -199,6 +199,8 @@ def test_a_range_that_holds_no_layer_is_refused():
         ("seed = -1", r"seed: -1 asked, it takes a whole number, at least 0"),
         ("seed = 1e3", r"seed: 1000\.0 asked"),
         ("micro_batch = 0", r"micro_batch: 0 asked"),
+        ('memory = "plenty"', r'memory: "plenty" is not a size such as 8GiB'),
+        ("memory = 8", r"memory: 8 asked, it takes text"),
         ("null_share = 0", r"null_share: 0 asked, it takes a number, above 0 and at most 1"),
         ("null_share = nan", r"null_share: NaN asked"),
         ('reference = "lexcal"', r"reference: \"lexcal\" asked, it takes one of lexical, position, zero, own"),

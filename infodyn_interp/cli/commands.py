@@ -15,6 +15,7 @@ from infodyn_interp.cli.printing import (
     show_lines,
     show_merged,
     show_path,
+    show_plan,
     show_state,
     show_table,
 )
@@ -22,7 +23,9 @@ from infodyn_interp.cli.requests import read_numbers, read_part, require_writabl
 from infodyn_interp.cli.studies import (
     ROWS,
     Format,
+    Width,
     draw_figures,
+    plan_study,
     print_table,
     require_ready,
     run_part,
@@ -155,6 +158,24 @@ def measures(
 
 
 @app.command()
+@with_keys(required=False)
+def plan(
+    file: Annotated[
+        Path | None, typer.Argument(help="A run file; without one, flags say it all, as for sweep.")
+    ] = None,
+    as_json: Json = False,
+    **flags: Any,
+) -> None:
+    """Say what a run would read, and the disk, memory and time it would take, before anything runs."""
+    run = Run(**given(flags)) if file is None else read(file, **given(flags))
+    forecast = plan_study(run)
+    if as_json:
+        show_json(forecast.as_dict())
+    else:
+        show_plan(forecast.as_dict())
+
+
+@app.command()
 def merge(
     out: Annotated[Path, typer.Argument(help="Folder of a run.")],
     others: Annotated[list[Path] | None, typer.Argument(help="More folders of the same run.")] = None,
@@ -175,6 +196,7 @@ def merge(
 def show(
     out: Place,
     table: Annotated[TableName | None, typer.Argument(help="Which table; verdicts, after a summary.")] = None,
+    head: Annotated[str | None, typer.Option(help="Explain one head in words, as 10.3.")] = None,
     heads: Heads = None,
     sort: Annotated[str | None, typer.Option(help="Column to sort by, highest first; or layer.")] = None,
     rows: Annotated[
@@ -192,10 +214,19 @@ def show(
             show_state(state, as_json=as_json)
             return
     result = results.open_result(out)
+    if head is not None and not as_json:
+        if table is not None:
+            raise RequestError(
+                f"head: one head is explained in words; for its rows of {table}, --heads {head}"
+            )
+        from infodyn_interp.report import explain_head
+
+        show_lines(explain_head(result, head))
+        return
     print_table(
         result,
         table or next(name for name in results.TABLES if name in result.children),
-        heads=heads,
+        heads=head or heads,
         sort=sort,
         rows=rows,
         as_json=as_json,
@@ -207,9 +238,10 @@ def show(
 def figures(
     out: Place,
     kinds: Annotated[str, typer.Option("--format", help="pdf, svg or png, or several: pdf,png.")] = "pdf",
+    width: Annotated[Width, typer.Option(help="Print width: a column or a page.")] = "column",
     heads: Heads = None,
 ) -> None:
-    """Draw the figures of a result, into the folder `fig` beside it."""
+    """Draw the figures of a result, each with its caption, into the folder `fig` beside it."""
     known: dict[str, Format] = {kind: kind for kind in get_args(Format)}
     asked = [kind.strip() for kind in kinds.split(",")]
     if unknown := [kind for kind in asked if kind not in known]:
@@ -220,16 +252,30 @@ def figures(
     result = results.open_result(out)
     folder = (out if out.is_dir() else out.parent) / "fig"
     require_writable(folder)
-    for file in draw_figures(result, folder, [known[kind] for kind in asked], heads):
+    for file in draw_figures(result, folder, [known[kind] for kind in asked], heads, width):
         show_path("figure", file)
 
 
 @app.command()
+def report(out: Place) -> None:
+    """Write a result as one HTML page, `report.html`, beside it: open it in a browser, send it to anyone."""
+    from infodyn_interp import results
+    from infodyn_interp.report import write_report
+
+    result = results.open_result(out)
+    folder = out if out.is_dir() else out.parent
+    require_writable(folder)
+    show_path("report", write_report(result, folder))
+
+
+@app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for texts, result and figures.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for texts, result, figures and report.")] = Path(
+        "out/demo"
+    ),
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
-    """Run the main job on a small language model and the manual of Python."""
+    """Run the main job on a small language model and the manual of Python, up to its report."""
     began = time.monotonic()
     require_writable(out)
     texts = write_manual(out)
@@ -238,6 +284,9 @@ def demo(
     show_path("texts", texts)
     for file in draw_figures(result, out / "fig", ("pdf", "png")):
         show_path("figure", file)
+    from infodyn_interp.report import write_report
+
+    show_path("report", write_report(result, out))
     show_lines(f"{time.monotonic() - began:.0f} s in all")
 
 

@@ -150,6 +150,35 @@ def show_cost(measured: Mapping[str, float]) -> None:
     show_lines("\n" + "\n".join(f"{_label(name)} {number(measured[name])}" for name in rest))
 
 
+def show_plan(forecast: Mapping[str, Any]) -> None:
+    """Print what `Forecast.as_dict` says: a row a stage, then what it comes to."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = {
+        "documents": ",",
+        "windows": ",",
+        "tokens": ",",
+        "passes": ",",
+        "seconds": ",.1f",
+        "shards_mib": ",.1f",
+    }
+    for name in ("part", "stage", *columns):
+        head = {"seconds": "time (s)", "shards_mib": "shards (MiB)"}.get(name, name)
+        table.add_column(head, justify="right" if name in columns else "left", no_wrap=True)
+    for row in forecast["stages"]:
+        table.add_row(row["part"], row["stage"], *(format(row[name], form) for name, form in columns.items()))
+    console().print(table)
+    census = forecast["census"]
+    stage, _ = max(forecast["memory_mib"].items(), key=lambda item: item[1])
+    show_lines(
+        f"""
+Tokens: {census["tokens_fitted"]:,} fitted, {census["tokens_reference"]:,} reference, {census["tokens_lost"]:,} lost
+Left out: {census["too_short"]:,} documents too short, {census["duplicates"]:,} exact duplicates
+In all: {forecast["passes"]:,} passes, {forecast["tokens_read"]:,} tokens read, {forecast["seconds"]:,.0f} s
+Memory: {forecast["peak_mib"]:,.0f} MiB a process (stage {stage}), micro_batch {forecast["micro_batch"]}
+Disk: {forecast["disk_mib"]:,.1f} MiB while it goes on, result.nc {forecast["result_mib"]:,.1f} MiB"""
+    )
+
+
 def show_state(state: Mapping[str, Any], *, as_json: bool = False) -> None:
     """Print how far a run is that has no result yet."""
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from infodyn_interp.cli.printing import show_json, show_lines, show_path, show_table
 from infodyn_interp.cli.requests import require_writable
+from infodyn_interp.cli.strips import show_strips
 from infodyn_interp.errors import RequestError
 from infodyn_interp.run import Run, list_layers
 
@@ -16,16 +17,18 @@ if TYPE_CHECKING:
     import xarray
 
     from infodyn_interp.models import Model
+    from infodyn_interp.planning import Forecast
     from infodyn_interp.texts import Texts
 
 Format = Literal["pdf", "svg", "png"]
+Width = Literal["column", "page"]
 
 ROWS = 20
 SORTED = {"verdicts": "gain", "terms": "gain", "carry": "sill_share", "reference": "r2", "energy": "rms"}
 ASIDE = ("kl_support", "top_changed_support", "advice", "split_half", "swap_p", "bound", "q")
 # Keys that the model and the texts turn into something else; all others are compared before either is read.
 READ_FIRST = {"model", "revision", "trust_remote_code", "device", "texts", "field", "split", "documents"}
-READ_FIRST |= {"reference_documents", "folds", "layers", "limits"}
+READ_FIRST |= {"reference_documents", "folds", "layers", "limits", "memory"}
 
 
 def require_ready(run: Run) -> "xarray.DataTree | None":
@@ -78,6 +81,17 @@ def run_study(
     if not as_json:
         show_path("result", run.out / results.FILE)
     return result
+
+
+def plan_study(run: Run) -> "Forecast":
+    """What a run would take."""
+    require_ready(run)
+
+    from infodyn_interp import planning
+
+    arguments = _open(run)
+    arguments.pop("out")
+    return planning.plan(**arguments)
 
 
 def run_part(run: Run, stage: str, part: tuple[int, int], *, redo_damaged: bool = False) -> None:
@@ -147,7 +161,7 @@ def print_table(
     """Print one table of a result: the best rows on a terminal, all of them on a pipe or as JSON.
 
     Args:
-        summarise: print the result in words above the table, unless it is JSON.
+        summarise: print the result in words and in strips above the table, unless it is JSON.
     """
     from infodyn_interp import results
 
@@ -166,17 +180,27 @@ def print_table(
         rows = ROWS if sys.stdout.isatty() else 0
     if summarise:
         show_lines(results.summary(result) + "\n")
+        if heads is None:
+            show_strips(result)
     aside = [*(column for columns in results.OWN.values() for column in columns), *ASIDE]
     show_table(frame, rows=rows, by="" if sort is None or rising else sort, aside=aside)
 
 
 def draw_figures(
-    result: "xarray.DataTree", folder: Path, formats: Sequence[Format], heads: str | None = None
+    result: "xarray.DataTree",
+    folder: Path,
+    formats: Sequence[Format],
+    heads: str | None = None,
+    width: Width = "column",
 ) -> list[Path]:
     """Write every figure of a result in each format; the paths."""
     from infodyn_interp import figures
 
-    return [file for kind in formats for file in figures.save_all(result, folder, format=kind, heads=heads)]
+    return [
+        file
+        for kind in formats
+        for file in figures.save_all(result, folder, format=kind, width=width, heads=heads)
+    ]
 
 
 def write_manual(folder: Path) -> Path:

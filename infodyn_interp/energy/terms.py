@@ -86,9 +86,9 @@ class Basis:
         self, attention_input: Float[Tensor, "*batch key direction"], rank: int | None = None
     ) -> Float[Tensor, "*batch key component"]:
         """The whitened leading components of a layer's attention input: z, or the first `rank` of those kept."""
-        dtype = torch.promote_types(attention_input.dtype, torch.float32)
+        states = attention_input.to(torch.promote_types(attention_input.dtype, torch.float32))
         components = self.components[:, : self.rank if rank is None else rank]
-        return (attention_input.to(dtype) - self.mean.to(dtype)) @ components.to(dtype)
+        return (states - self.mean.to(states)) @ components.to(states)
 
 
 @dataclass(frozen=True)

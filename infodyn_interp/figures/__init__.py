@@ -5,6 +5,7 @@ Along x stand the layers or, where `heads="10.3,12.0"` names heads, those heads;
 have a panel each.
 """
 
+from infodyn_interp.figures.couplings import coupling_map
 from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
@@ -19,16 +20,21 @@ from infodyn_interp.figures.plates import Plate
 from infodyn_interp.figures.profiles import rho_profile, track_profile
 from infodyn_interp.figures.removals import ablation, removal
 from infodyn_interp.figures.saving import save_all
+from infodyn_interp.figures.smoothings import alpha_sweep
+from infodyn_interp.figures.temperatures import temperature_ladder
+from infodyn_interp.figures.trajectories import trajectory
 from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.figures.worlds import calibration
 
 __all__ = [
     "Plate",
     "ablation",
+    "alpha_sweep",
     "calibration",
     "carry_ladder",
     "carry_over",
     "contrasts",
+    "coupling_map",
     "detection_limits",
     "energy_map",
     "exponents",
@@ -41,8 +47,10 @@ __all__ = [
     "rho_profile",
     "save_all",
     "spectrum",
+    "temperature_ladder",
     "track_grid",
     "track_profile",
+    "trajectory",
     "transfer",
     "variogram",
     "verdict_map",

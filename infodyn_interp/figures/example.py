@@ -58,7 +58,7 @@ def landscape(
     chosen = choose_heads(data, [head or most_gain(result)])
     shown = _shown(data, start, tokens)
     received = chosen.pick(data["received"].transpose(..., "part", "position"))[0][:, shown]
-    pieces = [_show_piece(str(piece)) for piece in data["piece"].values[shown]]
+    pieces = [show_piece(str(piece)) for piece in data["piece"].values[shown]]
     parts = [str(part) for part in data["part"].values]
 
     across = len(shown) * LINE <= inches(width) - 0.6
@@ -69,7 +69,7 @@ def landscape(
     words, energy = (axes[-1].xaxis, axes[0].yaxis) if across else (axes[0].yaxis, axes[-1].xaxis)
     words.set_ticks(np.arange(len(pieces)), pieces, rotation=90 if across else 0)
     for text in words.get_ticklabels():
-        text.set(fontfamily=list(_token_fonts()), fontsize=6, parse_math=False)
+        text.set(fontfamily=list(token_fonts()), fontsize=6, parse_math=False)
     top = float(np.nanmax(np.abs(received), initial=1e-6))
     tick = float(f"{0.8 * top:.0e}")
     energy.set_ticks([-tick, 0, tick], [f"−{tick:g}", "0", f"{tick:g}"])
@@ -136,18 +136,18 @@ def _draw_terrain(ax: Axes, values: np.ndarray, top: float, across: bool) -> Non
 
 
 @lru_cache
-def _token_fonts() -> dict[str, frozenset[int]]:
+def token_fonts() -> dict[str, frozenset[int]]:
     """The families that tokens are set in, in order of preference, with the characters that each has."""
     installed = [name for name in EAST_ASIAN if name in fontManager.get_font_names()]
     families = ["DejaVu Sans Mono", "DejaVu Sans", *installed[:1]]
     return {name: frozenset(get_font(findfont(name)).get_charmap()) for name in families}
 
 
-def _show_piece(piece: str) -> str:
+def show_piece(piece: str) -> str:
     """A token as it can be printed: whitespace by signs, long runs and pieces cut, □ for what no font has."""
     text = re.sub(r"(.)\1{3,}", lambda run: f"{run[1]}×{len(run[0])}", piece or "∅", flags=re.DOTALL)
     text = text.translate(WHITESPACE)
     if len(text) > LONGEST_PIECE:
         text = text[: LONGEST_PIECE - 1] + "…"
-    drawable = frozenset[int]().union(*_token_fonts().values())
+    drawable = frozenset[int]().union(*token_fonts().values())
     return "".join(char if char.isprintable() and ord(char) in drawable else "□" for char in text)

@@ -50,21 +50,12 @@ BY_LAYER: dict[Callable[..., Plate], tuple[str, str]] = {
 }
 
 
-def save_all(
-    result: xarray.DataTree,
-    folder: str | Path,
-    format: str = "pdf",  # noqa: A002 (the word of the command line)
-    width: str = "column",
-    heads: Heads = None,
-) -> list[Path]:
-    """Write every figure whose group the result has, its caption beside it as .txt; returns their paths.
+def draw_all(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> dict[str, Plate]:
+    """Every figure whose group the result has, by the name of its file.
 
     The landscape is drawn for each of `heads`, or for the head whose prosody gains most.
-    All are drawn before the first is written. Raises RequestError for what the figures refuse, an unknown
-    format, a result without any of the groups, and a folder that cannot be written.
+    Raises RequestError for what the figures refuse.
     """
-    if format not in DATELESS:
-        raise RequestError(f"figures cannot be written as '{format}': take {', '.join(DATELESS)}")
     plates: dict[str, Plate] = {}
     for draw, needs in SHOWS.items():
         if all(group in result.children and name in result[group].data_vars for group, name in needs.items()):
@@ -78,6 +69,24 @@ def save_all(
         every = choose_heads(find_group(result, "example"), heads).heads
         for head in every if heads is not None else [most_gain(result)]:
             plates[f"landscape_{head}"] = landscape(result, head, width=width)
+    return plates
+
+
+def save_all(
+    result: xarray.DataTree,
+    folder: str | Path,
+    format: str = "pdf",  # noqa: A002 (the word of the command line)
+    width: str = "column",
+    heads: Heads = None,
+) -> list[Path]:
+    """Write every figure whose group the result has, its caption beside it as .txt; returns their paths.
+
+    All are drawn (`draw_all`) before the first is written. Raises RequestError for what the figures refuse, an
+    unknown format, a result without any of the groups, and a folder that cannot be written.
+    """
+    if format not in DATELESS:
+        raise RequestError(f"figures cannot be written as '{format}': take {', '.join(DATELESS)}")
+    plates = draw_all(result, heads, width)
     if not plates:
         raise RequestError("the result has no group that a figure shows: draw the result of a sweep")
     folder = Path(folder)

@@ -150,9 +150,17 @@ def write_caption(result: xarray.DataTree, chosen: Chosen, *sentences: str) -> s
         f"Model {of.get('model', 'not named')}; n = {of.get('documents', '?')} documents in "
         f"{of.get('folds', '?')} folds, windows of {of.get('window', '?')} tokens; "
         f"{count(chosen.heads, 'head')} of {count(set(chosen.layer.tolist()), 'layer')}{named}. "
+        f"{_name_nulls(result)}. "
         f"{_count_verdicts(result, chosen)}."
     )
     return " ".join([*filter(None, sentences), study])
+
+
+def _name_nulls(result: xarray.DataTree) -> str:
+    nulls = result["verdicts"].coords.get("null") if "verdicts" in result.children else None
+    if nulls is None:
+        return "Nulls: none computed"
+    return f"Nulls computed beside the model: {', '.join(map(str, nulls.values)).replace('_', ' ')}"
 
 
 def _count_verdicts(result: xarray.DataTree, chosen: Chosen) -> str:

@@ -30,7 +30,7 @@ SMALL = 0.10  # detection limit at which an absence may be called one
 
 
 class Advised(StrEnum):
-    """A name with its advice; the kinds of verdict are made of it."""
+    """A word that may be said of a finding; each member has a text that says what to do about it."""
 
     advice: str
 

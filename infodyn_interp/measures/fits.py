@@ -60,7 +60,7 @@ class Reading:
         """What is measured, refused where it cannot be.
 
         Raises:
-            RequestError: a layer that is not there, windows longer than the model's context, or more memory than there is.
+            RequestError: a layer that is not there, windows longer than the context, or too little memory.
         """
         chosen = choose_layers(model, layers)
         if model.context is not None and texts.window > model.context:

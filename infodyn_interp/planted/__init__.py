@@ -3,10 +3,13 @@
 from infodyn_interp.loading import on_first_use
 
 _ROOMS = {
+    "REPLY_WORLDS": "replies",
+    "ReplyWorld": "replies",
     "WORLDS": "worlds",
     "World": "worlds",
     "calibrate": "calibration",
     "draw": "worlds",
+    "draw_replies": "replies",
     "planted_term": "scores",
 }
 

@@ -18,16 +18,27 @@ from infodyn_interp.run.values import (
     Heads,
     Layers,
     Limits,
+    Memory,
     Nulls,
     Place,
     Precisions,
     bounded,
     choose_precisions,
     list_layers,
+    read_bytes,
 )
 from infodyn_interp.run.words import explain, flag_type, refuse
 
-__all__ = ["Run", "choose_precisions", "digest_of", "explain", "flag_type", "list_layers", "read"]
+__all__ = [
+    "Run",
+    "choose_precisions",
+    "digest_of",
+    "explain",
+    "flag_type",
+    "list_layers",
+    "read",
+    "read_bytes",
+]
 
 WHERE = {
     "out",
@@ -97,7 +108,12 @@ class Run(BaseModel):
         (), description="Other dtypes to read the carry-over in, as float64,bfloat16, or none; a pass each."
     )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of everything random.")
-    micro_batch: int = Field(4, ge=1, description="Windows in one forward.")
+    micro_batch: int | None = Field(
+        None, ge=1, description="Windows in one forward; 4 by default, or what memory allows."
+    )
+    memory: Memory | None = Field(
+        None, description="Most that one process may take, as 8GiB; no bound by default."
+    )
     documents_per_shard: int | None = Field(
         None, ge=1, description="Documents read as one piece, lost by a kill; as many as folds by default."
     )

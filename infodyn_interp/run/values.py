@@ -109,6 +109,25 @@ def _precision_names(value: object) -> object:
     return choose_precisions(names) if isinstance(names, tuple) else names
 
 
+def _memory(value: object) -> object:
+    if isinstance(value, str):
+        read_bytes(value)
+    return value
+
+
+def read_bytes(text: str) -> int:
+    """How many bytes `8GiB` or `500 MB` is.
+
+    Raises:
+        RequestError: it is no size.
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?) ?([KMGT])(i?)B", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise RequestError(f"memory: {brief(text)} is not a size such as 8GiB or 500MB")
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** ("KMGT".index(unit.upper()) + 1))
+
+
 def _path(value: object) -> object:
     return Path(value) if isinstance(value, str) and value and "\0" not in value else value
 
@@ -118,4 +137,5 @@ Limits = Annotated[str, BeforeValidator(partial(_layer_text, "limits", ("all", "
 Nulls = Annotated[tuple[str, ...], BeforeValidator(_null_names)]
 Heads = Annotated[tuple[str, ...], BeforeValidator(_head_names)]
 Precisions = Annotated[tuple[str, ...], BeforeValidator(_precision_names)]
+Memory = Annotated[str, BeforeValidator(_memory)]
 Place = Annotated[Path, BeforeValidator(_path)]

@@ -31,6 +31,7 @@ from infodyn_interp.identify.nulls import NULLS
 from infodyn_interp.models import Model
 from infodyn_interp.run import digest_of
 from infodyn_interp.sweeping.engines import Compute, Engine
+from infodyn_interp.sweeping.memory import budgeted
 from infodyn_interp.sweeping.merging import merge
 from infodyn_interp.sweeping.parts import Gathered, Part, parts_of
 from infodyn_interp.sweeping.plans import STAGES, STUDY, Job, job_of
@@ -95,7 +96,8 @@ def sweep(
     state_rank: int = 8,
     out: str | Path | None = None,
     seed: int = 0,
-    micro_batch: int = 4,
+    micro_batch: int | None = None,
+    memory: str | None = None,
     threads: int | None = None,
     carry: bool = True,
     series: bool = False,
@@ -125,7 +127,8 @@ def sweep(
         out: a folder for `result.nc`; where it holds the result of this very run, that is returned, and where an
             earlier call was cut off, its finished shards are taken as they are.
         seed: of the basis' centres.
-        micro_batch: windows in one forward pass.
+        micro_batch: windows in one forward pass; 4 by default, or what `memory` holds.
+        memory: most that one process may take, as `8GiB`; it chooses `micro_batch`, once for the whole run.
         threads: CPU threads of torch for the time of the sweep; as they are by default.
         carry: fit the carry-over, with its ladder, its filter and the swap gate: two more passes.
         series: keep |M_t| and its innovations by document, not their means alone.
@@ -178,7 +181,8 @@ def sweep(
         precisions=precisions,
     )
     chosen = Engine(engine, workers, address)
-    job = _settled(model, texts, settings, chosen)
+    job = _settled(model, texts, budgeted(model, texts, settings, memory, micro_batch), chosen)
+    settings = job.settings
     if out is not None and (before := finished(out, job)) is not None:
         return before
     with folder_of(out, job) as folder, torch_threads(settings.threads):
@@ -227,6 +231,8 @@ def sweep_part(
     address: str | None = None,
     redo_damaged: bool = False,
     progress: Progress | None = None,
+    micro_batch: int | None = None,
+    memory: str | None = None,
     **settings: Any,
 ) -> tuple[int, int]:
     """Compute some shards of one stage of a sweep, beside other processes that compute the others.
@@ -238,7 +244,7 @@ def sweep_part(
         stage: `survey`, `fit`, `ladder`, `carry` or `look`.
         part: which, of how many: (3, 40) is every fortieth shard, from the third on.
         out: of the sweep.
-        workers, engine, address, redo_damaged, progress: as in `sweep`.
+        workers, engine, address, redo_damaged, progress, micro_batch, memory: as in `sweep`.
         settings: the other arguments of `sweep`.
 
     Returns:
@@ -253,8 +259,8 @@ def sweep_part(
         raise RequestError(f"part: {place}/{count} asked, it runs from 1/{count} to {count}/{count}")
     if stage not in STAGES:
         raise RequestError(f"stage: {stage!r} is not one of {', '.join(STAGES)}")
-    settled, chosen = settle(model, **settings), Engine(engine, workers, address)
-    job = _settled(model, texts, settled, chosen)
+    settled, chosen = settle(model, micro_batch=micro_batch, **settings), Engine(engine, workers, address)
+    job = _settled(model, texts, budgeted(model, texts, settled, memory, micro_batch), chosen)
     if finished(out, job) is not None:
         return 0, 0
     with held(Path(out), job, shared=True) as folder, torch_threads(settled.threads):

@@ -20,6 +20,7 @@ from infodyn_interp.identify.swaps import BLOCK
 from infodyn_interp.models import Model, permuted_weights_twin, untrained_twin
 from infodyn_interp.sweeping.carrying import Carrying
 from infodyn_interp.sweeping.looking import SecondLook
+from infodyn_interp.sweeping.memory import within_memory
 from infodyn_interp.sweeping.parts import Part
 from infodyn_interp.sweeping.passes import Climb, Measurement, Pass, Study
 from infodyn_interp.sweeping.plans import FIRST_WINDOWS, STUDY, Shard, texts_of
@@ -97,7 +98,7 @@ class Reader:
 
         Raises:
             RequestError: the stage before is not frozen.
-            RunError: the model fails its check, scores are not finite, or the disk refuses.
+            RunError: the model fails its check, scores are not finite, memory is not enough, or the disk refuses.
         """
         self.prepare()
         begun, digest = time.perf_counter(), self.part.digest(shard.stage)
@@ -120,7 +121,8 @@ class Reader:
             "carry": self._carry,
             "look": self._look_again,
         }[shard.stage]
-        write_file(self.part.file(shard), read(shard, folds, report), header)
+        with within_memory(self._trained, self.texts, self.part.settings, shard):
+            write_file(self.part.file(shard), read(shard, folds, report), header)
 
     def _survey(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
         before = self.texts.windows("reference", range(shard.documents[0]))

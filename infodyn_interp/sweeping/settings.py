@@ -19,6 +19,7 @@ from infodyn_interp.results import pick_heads
 from infodyn_interp.run import choose_precisions
 from infodyn_interp.texts import Texts
 
+USUAL = 4  # windows in one forward where nothing else is said
 LEAST_DOCUMENTS = 4  # folds of documents; fewer leave no interval
 
 
@@ -30,7 +31,7 @@ class Settings:
     reference: str = "lexical"
     state_rank: int = 8
     seed: int = 0
-    micro_batch: int = 4
+    micro_batch: int = USUAL
     threads: int | None = None
     documents_per_shard: int | None = None
     carry: bool = True
@@ -53,6 +54,7 @@ def settle(
     ablate: str | Sequence[str] = (),
     precisions: Iterable[str] = (),
     threads: int | None = None,
+    micro_batch: int | None = None,
     **others: Any,
 ) -> Settings:
     """The settings of a sweep of this model, from its arguments.
@@ -68,6 +70,7 @@ def settle(
         ablate=tuple(sorted(set(pick_heads(ablate, fitted, range(model.heads), "ablate")))),
         precisions=choose_precisions(precisions),
         threads=threads or torch.get_num_threads(),
+        micro_batch=USUAL if micro_batch is None else micro_batch,
         **others,
     )
 

@@ -181,13 +181,16 @@ class Texts:
         folds: int | None = None,
         reference_documents: int | None = None,
         windows_per_document: int | None = None,
+        documents: int | None = None,
     ) -> "Texts":
-        """Return the same texts with the documents of the first folds, the first reference documents, fewer windows.
+        """Return the same texts with the first documents of either role, those of the first folds, fewer windows.
 
         A document's fold stays what it was; its rank does where all folds stay. None leaves as it is.
         """
         kept = self.folds if folds is None else min(whole_number("folds", folds, 1), self.folds)
         fitted, reference = self._of("fitted"), self._of("reference")
+        if documents is not None:
+            fitted = fitted[: whole_number("documents", documents, 1)]
         rows = {
             "fitted": fitted[np.arange(len(fitted)) % self.folds < kept],
             "reference": reference

@@ -24,6 +24,13 @@ from infodyn_interp.energy.terms import (
     state_columns,
 )
 
+
+def test_states_are_made_where_the_model_is_in_single_precision_at_least():
+    basis = Basis(torch.zeros(6), torch.eye(6), torch.zeros(16, 2), 1.0)
+    there = basis.states(torch.empty(3, 6, dtype=torch.bfloat16, device="meta"))
+    assert (there.device.type, there.dtype, there.shape) == ("meta", torch.float32, (3, 2))
+
+
 PIECES = [
     "",
     " the",

@@ -1,35 +1,24 @@
 """What a fit costs beside a plain forward pass, as ratios of medians of interleaved repeats in one process."""
 
 import gc
-import statistics
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
-from infodyn_interp.energy.carry import fit_carry
-from infodyn_interp.energy.fitting import fit
-from infodyn_interp.energy.ladder import RANKS, LadderMoments
-from infodyn_interp.energy.reference import MeanStates, choose_reference
-from infodyn_interp.energy.terms import Prosody
+from infodyn_interp.costing.bench import Bench, time_rows
+from infodyn_interp.energy.ladder import LadderMoments
 from infodyn_interp.errors import RequestError
-from infodyn_interp.hooks import Layer, capture, check
+from infodyn_interp.hooks import Layer, capture
 from infodyn_interp.identify.swaps import BLOCK
 from infodyn_interp.models import Model, unbridged
 from infodyn_interp.sweeping import Settings, torch_threads
-from infodyn_interp.sweeping.carrying import Carrying
-from infodyn_interp.sweeping.looking import SecondLook
-from infodyn_interp.sweeping.passes import Climb, Measurement, Pass, Study
-from infodyn_interp.texts import Batch, read_pieces
 
 MIB = 2**20
-FOLDS = 4  # of the windows, so that fits leave some out
 SAMPLE_SECONDS = 0.002  # between two looks at resident memory
 
 
@@ -73,16 +62,8 @@ def measure_cost(
     tokens = torch.randint(0, vocabulary, (batch, window), generator=generator)
     with torch_threads(threads), tempfile.TemporaryDirectory(prefix="cost-") as scratch:
         rows, ladder = _rows(model, tokens, state_rank, Path(scratch))
-        for run in rows.values():
-            run()
-        seconds: dict[str, list[float]] = {name: [] for name in rows}
-        for _ in range(repeats):
-            for name, run in rows.items():
-                begun = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - begun)
+        medians = time_rows(rows, repeats)
         peaks = {name: _peak(run) for name, run in rows.items()}
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
     out = {f"{name}_over_bridge_forward": medians[name] / medians["bridge_forward"] for name in rows}
     out["fit_over_hf_forward"] = medians["fit"] / medians["hf_forward"]
     forward = medians["bridge_forward"] * BLOCK / batch
@@ -108,96 +89,41 @@ def _rows(
     model: Model, tokens: Tensor, state_rank: int, scratch: Path
 ) -> tuple[dict[str, Callable[[], object]], dict[int, LadderMoments]]:
     """What is timed, by name, and the ladder's products, which a run keeps on disk."""
-    bridge = model.bridge
-    tokens = tokens.to(model.device)
-    settings = Settings(tuple(range(model.layers)), state_rank=state_rank)
-    checked = check(model, tokens)
-
-    def batch_of(rows: Tensor) -> Batch:
-        each = np.arange(len(rows))
-        return Batch(rows, each, np.zeros_like(each), each % FOLDS)
-
-    windows, block = batch_of(tokens), batch_of(tokens.repeat(-(-BLOCK // len(tokens)), 1)[:BLOCK])
-    means = MeanStates(
-        scratch,
-        settings.layers,
-        np.unique(tokens.cpu().numpy()),
-        model.width,
-        tokens.shape[1],
-        len(tokens),
-        model.learned_positions,
-    )
-    means.begin(tokens)
-    capture(model, tokens, lambda layer: means.add(layer.index, layer.attention_input), checked=checked)
-    means.finish()
-    bases = {layer: means.basis(layer, state_rank, 0, max(RANKS)) for layer in settings.layers}
-    prosody = Prosody(
-        read_pieces(model.tokenizer) if model.tokenizer is not None else [""] * bridge.cfg.d_vocab
-    )
-
-    def study(reference: str) -> Study:
-        return Study(
-            model,
-            tokens.shape[1],
-            FOLDS,
-            settings.layers,
-            state_rank,
-            prosody,
-            choose_reference(reference),
-            means,
-            checked,
-            bases,
-        )
-
-    plain, full = Measurement(study("zero")), Measurement(study("lexical"))
-    finer, climb = Measurement(study("lexical"), settings.layers), Climb(study("lexical"))
-
-    def read(visit: Pass, batch: Batch = windows, keep: int = 1) -> None:
-        visit.begin(batch)
-        capture(model, batch, visit, checked=checked, logits_to_keep=keep)
-
-    read(finer, block)
-    read(climb, block)
-    fits = {layer: fit(moments) for layer, moments in finer.moments.items()}
-    ranks = climb.study.ranks
-    rungs = {layer: moments.rungs(fits[layer].chosen, ranks) for layer, moments in climb.ladder.items()}
-    carry, with_ladder = Carrying(study("lexical"), fits, {}), Carrying(study("lexical"), fits, rungs)
-    read(carry, block)
-    carries = {layer: fit_carry(carried.own.chosen) for layer, carried in carry.carried.items()}
-    variance = {layer: carried.variance_without for layer, carried in carry.carried.items()}
-    look = SecondLook(study("zero"), fits, carries, variance, swapping=True, filtering=False)
+    every = tuple(range(model.layers))
+    bench = Bench(model, tokens, Settings(every, state_rank=state_rank, limits=every), scratch)
+    tokens = bench.windows.tokens
+    plain, full = bench.fit("zero"), bench.fit()
+    carry, with_ladder = bench.carry(), bench.carry(ladder=True)
+    bench.read(carry, bench.block)
+    look = bench.look(carry, "zero", swapping=True, filtering=False)
 
     def ignore(layer: Layer) -> None:
         pass
 
-    def forward(keep: int) -> object:
-        with torch.inference_mode():
-            return bridge(tokens, use_cache=False, output_attentions=False, logits_to_keep=keep)
-
     def own_forward() -> object:
-        with torch.inference_mode(), unbridged(bridge) as module:
+        with torch.inference_mode(), unbridged(model.bridge) as module:
             return module(input_ids=tokens, use_cache=False, logits_to_keep=1)
 
     def cached() -> object:
         with torch.inference_mode():
-            return bridge.run_with_cache(tokens)
+            return model.bridge.run_with_cache(tokens)
 
     rows = {
-        "bridge_forward": lambda: forward(1),
+        "bridge_forward": lambda: bench.forward(1),
         "hf_forward": own_forward,
-        "empty_hooks": lambda: capture(model, windows, ignore, checked=checked),
-        "fit": lambda: read(plain),
-        "fit_with_reference": lambda: read(full),
-        "fit_with_finer_grid": lambda: read(finer),
-        "ladder": lambda: read(climb),
-        "carry": lambda: read(carry),
-        "carry_with_ladder": lambda: read(with_ladder),
-        "swaps": lambda: read(look, block),
-        "bridge_forward_full_logits": lambda: forward(0),
-        "fit_full_logits": lambda: read(plain, keep=0),
+        "empty_hooks": lambda: capture(model, tokens, ignore, checked=bench.checked),
+        "fit": lambda: bench.read(plain),
+        "fit_with_reference": lambda: bench.read(full),
+        "fit_with_finer_grid": lambda: bench.read(bench.finer),
+        "ladder": lambda: bench.read(bench.climb),
+        "carry": lambda: bench.read(carry),
+        "carry_with_ladder": lambda: bench.read(with_ladder),
+        "swaps": lambda: bench.read(look, bench.block),
+        "bridge_forward_full_logits": lambda: bench.forward(0),
+        "fit_full_logits": lambda: bench.read(plain, keep=0),
         "run_with_cache": cached,
     }
-    return rows, climb.ladder
+    return rows, bench.climb.ladder
 
 
 def _peak(run: Callable[[], object]) -> float:
