@@ -180,7 +180,7 @@ def print_table(
         rows = ROWS if sys.stdout.isatty() else 0
     if summarise:
         show_lines(results.summary(result) + "\n")
-        if heads is None:
+        if heads is None and "verdicts" in result.children:
             show_strips(result)
     aside = [*(column for columns in results.OWN.values() for column in columns), *ASIDE]
     show_table(frame, rows=rows, by="" if sort is None or rising else sort, aside=aside)
