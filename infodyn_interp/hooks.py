@@ -8,6 +8,7 @@ from them. The one change made to a model is an energy in its live scores, undon
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -513,6 +514,82 @@ def resumed(model: Model, layer: int, kept: list[Any]) -> Iterator[None]:
         elif blocks:
             stack.enter_context(_keeping(blocks[-1], kept))
         yield
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of one forward pass as a map of the stream, all else as it was in that pass.
+
+    Args:
+        index: the model's layer.
+        stream: what the block received.
+        advance: what leaves it for any stream of that shape; it can be differentiated, forward and backward.
+    """
+
+    index: int
+    stream: Float[Tensor, "window key direction"]
+    advance: Callable[[Tensor], Tensor]
+
+
+def trace(model: Model, batch: Batch) -> tuple[tuple[Block, ...], Float[Tensor, "window key direction"]]:
+    """Every block of one forward pass as a map, and the stream that leaves the last.
+
+    The stream of every layer is held: give short windows.
+
+    Args:
+        model: from `open_model`.
+        batch: windows of equal length, without padding.
+    """
+    tokens, _ = _tokens(batch, model)
+    found: list[Block] = []
+    last: list[Any] = []
+
+    def hook(index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(
+            Block(index, _attention_input(args, kwargs), partial(_advance, block, args[1:], dict(kwargs)))
+        )
+
+    blocks = list(model.bridge.blocks)
+    with torch.no_grad(), ExitStack() as stack:
+        for index, block in enumerate(blocks):
+            stack.callback(block.register_forward_pre_hook(partial(hook, index), with_kwargs=True).remove)
+        stack.enter_context(_keeping(blocks[-1], last))
+        _forward(model, tokens, None, 1)
+    if [block.index for block in found] != list(range(model.layers)):
+        raise RunError(f"{model.name}: its blocks did not run once each, in order; it cannot be traced")
+    return tuple(found), _first(last[0])
+
+
+def read_out(model: Model) -> Callable[[Tensor], Float[Tensor, "window key vocabulary"]]:
+    """The model's own end (last norm, unembedding, scale, cap) as a map from streams to logits.
+
+    Streams are `[window, key, direction]` as they leave a block; each position is read by itself, in whatever
+    gradient mode the caller is.
+
+    Args:
+        model: from `open_model`.
+    """
+    as_it_leaves: list[Any] = []
+    with torch.no_grad(), _keeping(model.bridge.blocks[-1], as_it_leaves):
+        _forward(model, torch.zeros(1, 1, dtype=torch.long, device=model.device), None, 1)
+    rest = as_it_leaves[0][1:] if isinstance(as_it_leaves[0], tuple) else None
+
+    def read(streams: Tensor) -> Tensor:
+        tokens = torch.zeros(streams.shape[:2], dtype=torch.long, device=model.device)
+        with resumed(model, model.layers, [streams if rest is None else (streams, *rest)]):
+            return _forward(model, tokens, None, 0)
+
+    return read
+
+
+def _advance(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], stream: Tensor) -> Tensor:
+    if "hidden_states" in kwargs:
+        return _first(block(*args, **kwargs | {"hidden_states": stream}))
+    return _first(block(stream, *args, **kwargs))
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
 
 
 @contextmanager

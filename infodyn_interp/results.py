@@ -16,7 +16,12 @@ import xarray
 from infodyn_interp.errors import RequestError, RunError, brief, one_line
 
 FILE = "result.nc"
-TABLES = ("verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "cost")
+MEASURES = ("fidelity", "stability", "maps")  # groups of quantities, each with its nulls
+TABLES = (
+    *("verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation"),
+    *MEASURES,
+    "cost",
+)
 GROUPS = {"nulls": "verdicts"}  # of a table that is not named after its group
 # What a term has of its own, beyond what all terms share.
 OWN = {
@@ -65,6 +70,12 @@ COORDINATES = {
     "measure": ("1", "what is read off the outputs"),
     "unit": ("1", "unit of the measure"),
     "kind": ("1", "kind of placebo"),
+    "quantity": ("1", "what is measured"),
+    "target": ("1", "layer whose energies are foretold"),
+    "lens": ("1", "how a stream is read out"),
+    "potential": ("1", "whose rise is counted"),
+    "geometry": ("1", "growth of distances, or of angles"),
+    "vector": ("1", "direction of a frame, fastest growing first"),
     "dtype": ("1", "precision of the weights and of the forward pass"),
 }
 
@@ -162,10 +173,12 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         "ablation": _ablation,
         "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
     }
-    if name not in makers:
+    if name not in TABLES:
         raise RequestError(f"table {name}: there is none; the tables are {', '.join(TABLES)}")
     if not _holds(result, name):
         raise RequestError(f"table {name}: this result has no group {name}")
+    if name in MEASURES:
+        return _quantities(result[name].to_dataset())
     made = makers[name](result[GROUPS.get(name, name)].to_dataset())
     order = [
         dim for dim in ("null", "layer", "head", "dtype", "term", "measure", "stage") if dim in made.dims
@@ -230,6 +243,8 @@ def pick_heads(
 
 def summary(result: xarray.DataTree) -> str:
     """What was fitted, on what, and what stands out, in words."""
+    if "terms" not in result.children:
+        return "\n".join(_about_measures(result))
     about, heads = result.attrs, len(choose_heads(result))
     layers = result["terms"].coords["layer"].values.tolist()
     reference = result["reference"].to_dataset()
@@ -258,6 +273,8 @@ def summary(result: xarray.DataTree) -> str:
     for term in dict.fromkeys(verdicts["term"]):
         lines += _about_term(term, verdicts[verdicts["term"] == term], terms[terms["term"] == term])
     lines += _about_interference(result) + _about_nulls(result) + _about_ablation(result)
+    if any(_holds(result, name) for name in MEASURES):
+        lines += ["", *_about_measures(result)]
     return "\n".join(lines)
 
 
@@ -363,6 +380,64 @@ def _about_ablation(result: xarray.DataTree) -> list[str]:
         named = ", ".join(f"{row.term} of {row.layer}.{row.head}" for row in found.itertuples())
         lines.append(f"  IDENTIFIED, but without causal effect (the interval covers 0): {named}.")
     return lines
+
+
+def _about_measures(result: xarray.DataTree) -> list[str]:
+    """Each quantity over the layers, and whether it tells the model from its nulls."""
+    about = result.attrs
+    lines = [
+        f"Model {about['model']} (weights {about['model_digest'][:12]}), measured on {about['documents']:,} documents"
+        f" in windows of {about['window']} tokens; medians over layers, intervals over documents.",
+    ]
+    for name in (name for name in MEASURES if _holds(result, name)):
+        rows, verdicts = table(result, name), result[name].to_dataset().get("verdict")
+        lines += ["", f"{name}:"]
+        pairs = rows["quantity"] == "transfer"  # of too many layers to name each
+        for (quantity, of), some in rows.assign(of=rows["of"].mask(pairs, "")).groupby(
+            ["quantity", "of"], sort=False
+        ):
+            middles = some.groupby("null", sort=False)["value"].median()
+            said = ", ".join(f"{null} {value:.3g}" for null, value in middles.items())
+            what, unit = f"{quantity} ({of})" if of else str(quantity), some["unit"].iloc[0]
+            lines.append(f"  {what}{'' if unit == '1' else f', {unit}'}: {said}.")
+        if verdicts is None:
+            lines.append("  No nulls: nothing here tells this model from any other.")
+            continue
+        for null in verdicts["null"].values[1:]:
+            same = [
+                str(quantity)
+                for quantity in verdicts["quantity"].values
+                if str(verdicts.sel(null=null, quantity=quantity).values).startswith("LOOKS THE SAME")
+            ]
+            lines.append(f"  Looks the same as {null}: {', '.join(same) if same else 'nothing'}.")
+    return lines
+
+
+def _quantities(group: xarray.Dataset) -> pd.DataFrame:
+    """A row for each quantity, null, layer and whatever else it is of; intervals and contrasts in columns."""
+    ends = ("", "_low", "_high", "_contrast", "_contrast_low", "_contrast_high")
+    columns = ("value", "low", "high", "contrast", "contrast_low", "contrast_high")
+    frames = []
+    for name in (
+        str(name) for name in group.data_vars if f"{name}_low" in group and "_contrast" not in str(name)
+    ):
+        parts = {
+            column: group[name + end]
+            for column, end in zip(columns, ends, strict=True)
+            if name + end in group
+        }
+        frame = xarray.Dataset(parts).to_dataframe().reset_index()
+        rest = [str(dim) for dim in group[name].dims if dim not in ("null", "layer")]
+        frame["of"] = [" ".join(map(str, row)) for row in frame[rest].to_numpy()] if rest else ""
+        frame = frame.assign(quantity=name, unit=_units(group[name]))
+        frames.append(frame.drop(columns=rest))
+    whole = pd.concat(frames, ignore_index=True)
+    order = [name for name in ("quantity", "null", "layer", "of", *columns, "unit") if name in whole]
+    whole = whole[order].astype({name: str for name in ("quantity", "null", "of", "unit") if name in whole})
+    if "layer" in whole:
+        whole["layer"] = whole["layer"].astype("Int64")  # what is of no layer has none
+    whole.attrs = {"units": dict.fromkeys(columns, "see the column unit")}
+    return whole
 
 
 def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path]:

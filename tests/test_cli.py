@@ -103,7 +103,7 @@ def test_help_names_every_command_and_version_is_the_packages(run):
     assert run("--version") == (0, f"infodyn {__version__}\n", [])
 
 
-@pytest.mark.parametrize("table", results.TABLES)
+@pytest.mark.parametrize("table", [name for name in results.TABLES if name not in results.MEASURES])
 def test_json_is_the_table_to_the_last_digit(run, study, table):
     code, out, err = run("show", study, table, "--json")
     assert (code, err) == (0, [])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from infodyn_interp import __version__
+from infodyn_interp.cli.measuring import KEYS, run_measures
 from infodyn_interp.cli.options import given, with_keys
 from infodyn_interp.cli.printing import (
     show_cost,
@@ -35,8 +36,9 @@ from infodyn_interp.errors import RequestError
 from infodyn_interp.run import Run, read
 
 TableName = Literal[
-    "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "cost"
-]
+    "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation",
+    "fidelity", "stability", "maps", "cost",
+]  # fmt: skip
 ModelName = Annotated[str, typer.Option("--model", help="A name, a folder, a .gguf file, or demo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Heads = Annotated[str | None, typer.Option(help="These heads only, as 10.3,12.0.")]
@@ -131,6 +133,31 @@ def run_file(
 
 
 @app.command()
+@with_keys(required=True, only=KEYS)
+def measures(
+    inside: Annotated[
+        Path | None, typer.Option("--inside", help="Folder of the sweep that these measures belong to.")
+    ] = None,
+    groups: Annotated[
+        str | None, typer.Option("--measures", help="Which, as fidelity,stability,maps; all by default.")
+    ] = None,
+    fit_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of other documents that maps are fitted on.")
+    ] = None,
+    walked: Annotated[
+        int | None, typer.Option(min=1, help="Documents on whose first tokens blocks are differentiated.")
+    ] = None,
+    redo: Redo = False,
+    as_json: Json = False,
+    **flags: Any,
+) -> None:
+    """Measure what each layer says, keeps and does to the stream, beside what nulls show."""
+    chosen = None if groups is None else [name.strip() for name in groups.split(",")]
+    more = {"measures": chosen, "fit_tokens": fit_tokens, "walked": walked}
+    run_measures(given(flags), inside=inside, more=more, as_json=as_json, redo_damaged=redo)
+
+
+@app.command()
 @with_keys(required=False)
 def plan(
     file: Annotated[
@@ -198,7 +225,7 @@ def show(
         return
     print_table(
         result,
-        table or "verdicts",
+        table or next(name for name in results.TABLES if name in result.children),
         heads=head or heads,
         sort=sort,
         rows=rows,

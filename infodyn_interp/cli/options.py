@@ -1,7 +1,7 @@
 """The flags of a run: one for every key of the run file, so that no key is declared twice."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -12,11 +12,12 @@ from infodyn_interp.run import Run, explain, flag_type
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def with_keys(*, required: bool) -> Callable[[Command], Command]:
+def with_keys(*, required: bool, only: Collection[str] | None = None) -> Callable[[Command], Command]:
     """Give a command that takes `**flags` one for each key of a run; `given` makes keys of them.
 
     Args:
         required: keys without a default must be given.
+        only: these keys; all by default.
     """
 
     def decorate(command: Command) -> Command:
@@ -25,7 +26,8 @@ def with_keys(*, required: bool) -> Callable[[Command], Command]:
         ]
         first = [one for one in own if one.default is one.empty]
         last = [one.replace(kind=one.KEYWORD_ONLY) for one in own if one.default is not one.empty]
-        flags = [flag for key, field in Run.model_fields.items() for flag in _flags(key, field, required)]
+        keys = {key: field for key, field in Run.model_fields.items() if only is None or key in only}
+        flags = [flag for key, field in keys.items() for flag in _flags(key, field, required)]
         command.__signature__ = inspect.Signature([*first, *flags, *last])  # type: ignore[attr-defined]
         return command
 

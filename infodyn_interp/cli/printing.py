@@ -82,7 +82,8 @@ def _arrange(
     intervals: bool,
 ) -> Table:
     names = [name for name in map(str, frame.columns) if not name.endswith(("_low", "_high"))]
-    names = [name for name in names if name != "layer" and name not in aside and frame[name].notna().any()]
+    joined = {"layer"} if "head" in frame else set()
+    names = [name for name in names if name not in {*joined, *aside} and frame[name].notna().any()]
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for name in names:
         numeric = name != "head" and frame[name].dtype.kind in "if"
@@ -92,7 +93,7 @@ def _arrange(
     if more:
         table.add_column("also")
     for record in frame.to_dict("records"):
-        if "layer" in record:
+        if joined:
             record["head"] = f"{record['layer']}.{record['head']}"
         cells = [_cell(record, name, intervals) for name in names]
         if more:
@@ -110,7 +111,7 @@ def _width(out: Console, table: Table) -> int:
 def number(value: object, decimals: int = 3) -> str:
     """A number for reading: whole ones and large ones without decimals."""
     if not isinstance(value, float):
-        return str(value)
+        return NOTHING if str(value) == "<NA>" else str(value)
     if math.isnan(value):
         return NOTHING
     if value.is_integer() or abs(value) >= 1000:

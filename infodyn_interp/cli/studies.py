@@ -16,7 +16,9 @@ from infodyn_interp.run import Run, list_layers
 if TYPE_CHECKING:
     import xarray
 
+    from infodyn_interp.models import Model
     from infodyn_interp.planning import Forecast
+    from infodyn_interp.texts import Texts
 
 Format = Literal["pdf", "svg", "png"]
 Width = Literal["column", "page"]
@@ -38,7 +40,7 @@ def require_ready(run: Run) -> "xarray.DataTree | None":
     from infodyn_interp.texts.sources import open_corpus
 
     if str(run.texts) != "-":
-        open_corpus(run.texts, **_taken(open_corpus, run))
+        open_corpus(run.texts, **taken(open_corpus, run))
     require_writable(run.out)
 
     from infodyn_interp import results
@@ -114,26 +116,36 @@ def run_part(run: Run, stage: str, part: tuple[int, int], *, redo_damaged: bool 
 
 def _open(run: Run, *, heads: str | None = None, rest_is_reference: bool = False) -> dict[str, Any]:
     """The arguments of `sweep` that a run comes to: its model and texts, opened, and what it says itself."""
-    from infodyn_interp import models, results, sweeping
-    from infodyn_interp import texts as reading
+    from infodyn_interp import sweeping
 
-    opened = models.open_model(run.model, **_taken(models.open_model, run))
-    layers = list_layers(run.layers, opened.layers)
-    if heads is not None:
-        results.pick_heads(heads, layers, range(opened.heads))
-    taken = _taken(reading.read_texts, run) | {"spool": run.out / "texts"}
-    texts = reading.read_texts(run.texts, opened.tokenizer, **taken)
-    if rest_is_reference:
-        rest = texts.census.eligible - texts.documents
-        texts = reading.read_texts(run.texts, opened.tokenizer, **taken | {"reference_documents": rest})
-    show_lines(texts.census.describe(), stderr=True)
+    opened, texts, layers = open_run(run, heads=heads, rest_is_reference=rest_is_reference)
     limits = None if run.limits == "all" else list_layers(run.limits, opened.layers, "limits")
-    return _taken(sweeping.sweep, run) | {
+    return taken(sweeping.sweep, run) | {
         "model": opened,
         "texts": texts,
         "layers": layers,
         "limits": limits,
     }
+
+
+def open_run(
+    run: Run, *, heads: str | None = None, rest_is_reference: bool = False
+) -> "tuple[Model, Texts, list[int]]":
+    """The model, the texts and the layers that a run names; arguments as in `run_study`."""
+    from infodyn_interp import models, results
+    from infodyn_interp import texts as reading
+
+    opened = models.open_model(run.model, **taken(models.open_model, run))
+    layers = list_layers(run.layers, opened.layers)
+    if heads is not None:
+        results.pick_heads(heads, layers, range(opened.heads))
+    how = taken(reading.read_texts, run) | {"spool": run.out / "texts"}
+    texts = reading.read_texts(run.texts, opened.tokenizer, **how)
+    if rest_is_reference:
+        rest = texts.census.eligible - texts.documents
+        texts = reading.read_texts(run.texts, opened.tokenizer, **how | {"reference_documents": rest})
+    show_lines(texts.census.describe(), stderr=True)
+    return opened, texts, layers
 
 
 def print_table(
@@ -168,7 +180,7 @@ def print_table(
         rows = ROWS if sys.stdout.isatty() else 0
     if summarise:
         show_lines(results.summary(result) + "\n")
-        if heads is None:
+        if heads is None and "verdicts" in result.children:
             show_strips(result)
     aside = [*(column for columns in results.OWN.values() for column in columns), *ASIDE]
     show_table(frame, rows=rows, by="" if sort is None or rising else sort, aside=aside)
@@ -203,7 +215,7 @@ def write_manual(folder: Path) -> Path:
     return file
 
 
-def _taken(function: Callable[..., object], run: Run) -> dict[str, Any]:
+def taken(function: Callable[..., object], run: Run) -> dict[str, Any]:
     """What a function takes of a run, by the names of its arguments; None is its own default."""
     keys = dict(run)
     return {name: keys[name] for name in inspect.signature(function).parameters if keys.get(name) is not None}

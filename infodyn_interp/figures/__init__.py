@@ -6,6 +6,7 @@ have a panel each.
 """
 
 from infodyn_interp.figures.couplings import coupling_map
+from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
 from infodyn_interp.figures.intervals import gain, reference_fit
@@ -38,9 +39,12 @@ __all__ = [
     "coupling_map",
     "detection_limits",
     "energy_map",
+    "exponents",
+    "fidelity",
     "gain",
     "jump_raster",
     "landscape",
+    "map_curves",
     "reference_fit",
     "removal",
     "rho_profile",
@@ -51,6 +55,7 @@ __all__ = [
     "track_grid",
     "track_profile",
     "trajectory",
+    "transfer",
     "variogram",
     "verdict_map",
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import xarray
 
 from infodyn_interp.errors import RequestError
+from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
 from infodyn_interp.figures.intervals import gain, reference_fit
@@ -40,6 +41,13 @@ SHOWS: dict[Callable[..., Plate], dict[str, str]] = {
     spectrum: {"spectrum": "eigenvalue", "terms": "gain"},
     reference_fit: {"reference": "r2"},
 }
+# The same of figures by layer, which no head can be chosen for.
+BY_LAYER: dict[Callable[..., Plate], tuple[str, str]] = {
+    fidelity: ("fidelity", "kl"),
+    exponents: ("stability", "rate"),
+    map_curves: ("maps", "growth"),
+    transfer: ("maps", "transfer"),
+}
 
 
 def draw_all(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> dict[str, Plate]:
@@ -52,6 +60,9 @@ def draw_all(result: xarray.DataTree, heads: Heads = None, width: str = "column"
     for draw, needs in SHOWS.items():
         if all(group in result.children and name in result[group].data_vars for group, name in needs.items()):
             plates[draw.__name__] = draw(result, heads=heads, width=width)
+    for draw, (group, name) in BY_LAYER.items():
+        if group in result.children and name in result[group].data_vars:
+            plates[draw.__name__] = draw(result, width=width)
     if "ablation" in result.children:
         plates["ablation"] = ablation(result, width=width)
     if "example" in result.children:

@@ -183,9 +183,9 @@ def sweep(
     chosen = Engine(engine, workers, address)
     job = _settled(model, texts, budgeted(model, texts, settings, memory, micro_batch), chosen)
     settings = job.settings
-    if out is not None and (before := _finished(out, job)) is not None:
+    if out is not None and (before := finished(out, job)) is not None:
         return before
-    with _folder_of(out, job) as folder, torch_threads(settings.threads):
+    with folder_of(out, job) as folder, torch_threads(settings.threads):
         parts = parts_of(job, folder, redo=redo_damaged)
         readers, watch, clock = readers_of(parts, model, texts), Watch(folder, progress), Clock()
         readers[STUDY].prepare()
@@ -210,7 +210,7 @@ def sweep(
             groups["/ablation"] = reducing.label_ablation(removals)
         groups["/cost"] = reducing.label_cost(clock.seconds, clock.tokens, clock.peak_mib)
         groups["/"] = xarray.Dataset(
-            attrs=_attributes(model, texts, settings, study.checked, job, asked or {})
+            attrs=attributes_of(model, texts, settings, study.checked, job, asked or {})
         )
         result = xarray.DataTree.from_dict(groups)
         if out is not None:
@@ -261,7 +261,7 @@ def sweep_part(
         raise RequestError(f"stage: {stage!r} is not one of {', '.join(STAGES)}")
     settled, chosen = settle(model, micro_batch=micro_batch, **settings), Engine(engine, workers, address)
     job = _settled(model, texts, budgeted(model, texts, settled, memory, micro_batch), chosen)
-    if _finished(out, job) is not None:
+    if finished(out, job) is not None:
         return 0, 0
     with held(Path(out), job, shared=True) as folder, torch_threads(settled.threads):
         parts = parts_of(job, folder, redo=redo_damaged)
@@ -290,7 +290,7 @@ def _settled(model: Model, texts: Texts, settings: Settings, engine: Engine) -> 
     return job_of(model, texts, settings, describe_run(model, texts, settings) | version)
 
 
-def _finished(out: str | Path, job: Job) -> xarray.DataTree | None:
+def finished(out: str | Path, job: Job) -> xarray.DataTree | None:
     """The result of this very run, where it lies in `out`; what it was made from is not needed any more."""
     before = results.matching(out, {name: job.run[name] for name in job.run if name != "package_version"})
     if before is not None:
@@ -299,7 +299,7 @@ def _finished(out: str | Path, job: Job) -> xarray.DataTree | None:
 
 
 @contextmanager
-def _folder_of(out: str | Path | None, job: Job) -> Iterator[Path]:
+def folder_of(out: str | Path | None, job: Job) -> Iterator[Path]:
     """Where the shards of a run lie: beside its result to be, or in the system's place for passing files."""
     if out is None:
         with tempfile.TemporaryDirectory(prefix="infodyn-") as folder:
@@ -328,7 +328,7 @@ def gather(
         RunError: as in `sweep`.
     """
     job = job_of(model, texts, replace(settings, nulls=()), {})
-    with _folder_of(None, job) as folder, torch_threads(settings.threads):
+    with folder_of(None, job) as folder, torch_threads(settings.threads):
         parts = parts_of(job, folder)
         readers = readers_of(parts, model, texts, checked)
         readers[STUDY].prepare()
@@ -415,7 +415,7 @@ def _ablate(
     return removals
 
 
-def _attributes(
+def attributes_of(
     model: Model,
     texts: Texts,
     settings: Settings,

@@ -31,6 +31,12 @@ from infodyn_interp.texts import Batch, Texts, read_pieces
 Report = Callable[[int], None]
 
 
+def twin_of(model: Model, null: str, seed: int) -> Model:
+    """What reads for a null: a twin of the model, or the model itself where the null is of its texts."""
+    make = {"untrained": untrained_twin, "permuted_weights": permuted_weights_twin}.get(null)
+    return model if make is None else make(model, seed)
+
+
 class Reader:
     """A part with its model and its texts.
 
@@ -50,8 +56,7 @@ class Reader:
     @cached_property
     def model(self) -> Model:
         """The model under study, or its twin."""
-        make = {"untrained": untrained_twin, "permuted_weights": permuted_weights_twin}.get(self.part.name)
-        return self._trained if make is None else make(self._trained, self.part.settings.seed)
+        return twin_of(self._trained, self.part.name, self.part.settings.seed)
 
     @cached_property
     def study(self) -> Study:

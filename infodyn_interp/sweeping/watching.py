@@ -13,7 +13,7 @@ from typing import Any
 from infodyn_interp import results
 from infodyn_interp.errors import RequestError
 from infodyn_interp.sweeping.parts import parts_of
-from infodyn_interp.sweeping.plans import FILE, STAGES, STUDY, Job, Shard
+from infodyn_interp.sweeping.plans import FILE, STUDY, Job, Shard
 
 SHARDS, PROGRESS, LOCK = "shards", "progress.json", "lock"
 EVERY = 1.0  # seconds between two states of progress.json
@@ -125,7 +125,7 @@ def read_state(out: str | os.PathLike[str]) -> dict[str, Any] | None:
         state["seconds_ago"] = round(time.time() - (folder / PROGRESS).stat().st_mtime, 1)
     state["stages"] = []
     for part in parts_of(Job.read(folder), folder).values():
-        for stage in STAGES:
+        for stage in dict.fromkeys(shard.stage for shard in part.plan.shards):
             shards = [shard for shard in part.plan.shards if shard.stage == stage]
             frozen = part.frozen(stage).exists()
             done = len(shards) if frozen else sum(part.file(shard).exists() for shard in shards)
