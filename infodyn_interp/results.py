@@ -16,8 +16,20 @@ import xarray
 from infodyn_interp.errors import RequestError, RunError, brief, one_line
 
 FILE = "result.nc"
-TABLES = ("verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "cost")
+TABLES = (
+    "verdicts",
+    "terms",
+    "carry",
+    "nulls",
+    "reference",
+    "energy",
+    "precisions",
+    "ablation",
+    "coupling",
+    "cost",
+)
 GROUPS = {"nulls": "verdicts"}  # of a table that is not named after its group
+CELL = {"temperature", "layer", "series", "proxy"}  # of the coupling
 # What a term has of its own, beyond what all terms share.
 OWN = {
     "rhythm": ("gain_without_state", "rhythm_tail"),
@@ -66,6 +78,10 @@ COORDINATES = {
     "unit": ("1", "unit of the measure"),
     "kind": ("1", "kind of placebo"),
     "dtype": ("1", "precision of the weights and of the forward pass"),
+    "temperature": ("1", "temperature that replies were drawn at"),
+    "prompt_text": ("text", "prompt"),
+    "series": ("1", "internal series"),
+    "proxy": ("1", "what is read off the embedded reply"),
 }
 
 Heads = str | Sequence[str] | None
@@ -142,7 +158,8 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
     was read from; `nulls` a row per null, layer, head and term with the model's gain less the null's on the same
     documents; `carry`, `reference` and `energy` a row per layer and head; `precisions` a row per layer, head and dtype,
     with |M_t| and the variogram's rise less those of the run's own; `ablation` a row per layer, head and term that was
-    taken out, and measure of the outputs, in its own `unit`. `terms` has a row per layer, head and term (gains
+    taken out, and measure of the outputs, in its own `unit`; `coupling` a row per temperature, layer, internal series
+    and proxy. `terms` has a row per layer, head and term (gains
     and shares of row-centred energy variance; the columns that one term has alone are NaN for the others); `cost` a row
     per stage. Units by column are in `.attrs["units"]`.
 
@@ -160,6 +177,7 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         "energy": _energy,
         "precisions": lambda group: _keep(group, lambda variable: "dtype" in variable.dims),
         "ablation": _ablation,
+        "coupling": lambda group: _keep(group, lambda variable: set(variable.dims) <= CELL),
         "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
     }
     if name not in makers:
@@ -168,14 +186,27 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         raise RequestError(f"table {name}: this result has no group {name}")
     made = makers[name](result[GROUPS.get(name, name)].to_dataset())
     order = [
-        dim for dim in ("null", "layer", "head", "dtype", "term", "measure", "stage") if dim in made.dims
+        dim
+        for dim in (
+            "null",
+            "temperature",
+            "layer",
+            "head",
+            "series",
+            "proxy",
+            "dtype",
+            "term",
+            "measure",
+            "stage",
+        )
+        if dim in made.dims
     ]
     frame = made.to_dataframe(dim_order=order).reset_index()
     if name == "ablation":
         frame = (
             frame[frame["no_causal_effect"].notna()].astype({"no_causal_effect": bool}).reset_index(drop=True)
         )
-    for key in ("null", "dtype", "term", "measure", "unit", "stage"):
+    for key in ("null", "dtype", "term", "measure", "unit", "stage", "series", "proxy"):
         if key in frame:
             frame[key] = frame[key].astype(str)
     if heads is not None and "head" in frame:

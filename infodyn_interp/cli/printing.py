@@ -82,7 +82,8 @@ def _arrange(
     intervals: bool,
 ) -> Table:
     names = [name for name in map(str, frame.columns) if not name.endswith(("_low", "_high"))]
-    names = [name for name in names if name != "layer" and name not in aside and frame[name].notna().any()]
+    own = "layer" if "head" in frame else None  # a head is written with its layer
+    names = [name for name in names if name != own and name not in aside and frame[name].notna().any()]
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for name in names:
         numeric = name != "head" and frame[name].dtype.kind in "if"
@@ -92,7 +93,7 @@ def _arrange(
     if more:
         table.add_column("also")
     for record in frame.to_dict("records"):
-        if "layer" in record:
+        if own is not None and "layer" in record:
             record["head"] = f"{record['layer']}.{record['head']}"
         cells = [_cell(record, name, intervals) for name in names]
         if more:
