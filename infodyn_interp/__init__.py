@@ -12,6 +12,7 @@ _MODULES = (
     "identify",
     "models",
     "observe",
+    "observing",
     "planted",
     "report",
     "results",

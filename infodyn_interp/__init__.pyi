@@ -4,6 +4,7 @@ from . import hooks as hooks
 from . import identify as identify
 from . import models as models
 from . import observe as observe
+from . import observing as observing
 from . import planted as planted
 from . import report as report
 from . import results as results

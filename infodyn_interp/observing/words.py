@@ -39,11 +39,8 @@ def describe_output(result: xarray.DataTree) -> str:
         heats = np.atleast_1d(values.mean(over).values)
         at = "" if heats.size == 1 else " by temperature"
         unit = out[name].attrs["units"]
-        lines.append(
-            f"  mean {name}{at}: {', '.join(f'{one:.3g}' for one in heats)}"
-            + f" {unit}" * (unit != "1")
-            + "."
-        )
+        said = ", ".join(f"{one:.3g}" for one in heats)
+        lines.append(f"  mean {name}{at}: {said} {unit.removeprefix('1').strip()}".rstrip() + ".")
     if has_model:
         lines += _about_inside(result, run)
     return "\n".join(lines)

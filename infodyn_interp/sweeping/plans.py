@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from infodyn_interp.energy.ladder import SUPER_FOLDS
 from infodyn_interp.energy.reference import choose_reference
@@ -83,6 +83,9 @@ class Plan:
     shards: tuple[Shard, ...]
 
 
+Kind = TypeVar("Kind", bound="Task")
+
+
 @dataclass(frozen=True)
 class Task:
     """What is to be done, as it is kept in `run.json`.
@@ -99,7 +102,7 @@ class Task:
         return digest_of(self.run)
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls: type[Kind], folder: Path) -> Kind:
         """From a folder of shards.
 
         Raises:
@@ -114,7 +117,7 @@ class Task:
             raise RequestError(f"{folder / FILE}: damaged ({kind}); remove it, or the whole folder") from None
 
     @classmethod
-    def told(cls, told: Mapping[str, Any]) -> Self:
+    def told(cls: type[Kind], told: Mapping[str, Any]) -> Kind:
         """From what `write` wrote."""
         return cls(**told)
 
@@ -146,7 +149,7 @@ class Job(Task):
     plans: tuple[Plan, ...]
 
     @classmethod
-    def told(cls, told: Mapping[str, Any]) -> Self:
+    def told(cls, told: Mapping[str, Any]) -> "Job":
         """From what `write` wrote."""
         settings = Settings(**{name: _tuples(value) for name, value in told["settings"].items()})
         plans = tuple(

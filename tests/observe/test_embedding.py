@@ -15,9 +15,7 @@ from infodyn_interp.observe.embedding import choose_embedder, unembed
 from infodyn_interp.observe.steps import atoms_of_tokens, parse_step
 
 MISSING = [
-    name
-    for name in ("sentence_transformers", "all_minilm_l6_v2")
-    if importlib.util.find_spec(name) is None
+    name for name in ("sentence_transformers", "all_minilm_l6_v2") if importlib.util.find_spec(name) is None
 ]
 
 
