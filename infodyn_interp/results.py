@@ -81,6 +81,10 @@ COORDINATES = {
     "temperature": ("1", "temperature that replies were drawn at"),
     "prompt_text": ("text", "prompt"),
     "series": ("1", "internal series"),
+    "statistic": ("1", "statistic of a proxy"),
+    "alpha": ("1", "share of the deviation that the equilibrium takes up at each step"),
+    "reference": ("1", "replies without structure"),
+    "other": ("1", "temperature that is compared with the first"),
     "proxy": ("1", "what is read off the embedded reply"),
 }
 

@@ -40,6 +40,10 @@ def observe(
         str | None,
         typer.Option(help="A sentence-transformers folder, package or name; own_unembedding by default."),
     ] = None,
+    alphas: Annotated[
+        bool,
+        typer.Option("--sweep-alpha", help="Also other values of alpha, beside bands without structure."),
+    ] = False,
     nulls: Annotated[str, typer.Option(help="untrained, or none.")] = "untrained",
     micro_batch: Annotated[int, typer.Option(help="Replies in one forward.")] = 4,
     dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
@@ -64,7 +68,9 @@ def observe(
 
         from infodyn_interp import observing
 
-        result = observing.trace_texts(texts, embedder, out=out, field=field, alpha=alpha, step=step)
+        result = observing.trace_texts(
+            texts, embedder, out=out, field=field, alpha=alpha, step=step, alphas=alphas
+        )
     elif model is None or prompts is None:
         raise RequestError("observe: give --model and --prompts, or --texts")
     else:
@@ -95,6 +101,7 @@ def observe(
                 alpha=alpha,
                 step=step,
                 embedder=embedder,
+                alphas=alphas,
                 nulls=() if nulls == "none" else [name.strip() for name in nulls.split(",")],
                 micro_batch=micro_batch,
                 threads=threads,

@@ -62,6 +62,7 @@ def trace(
     alpha: float = ALPHA,
     step: str = STEP,
     embedder: str | os.PathLike[str] | Embed | None = None,
+    alphas: bool = False,
     nulls: Iterable[str] = NULLS,
     micro_batch: int = 4,
     threads: int | None = None,
@@ -80,13 +81,15 @@ def trace(
         step: `token`, `sentence`, or `window:8` for a window of eight tokens that slides.
         embedder: a sentence-transformers model (its folder, installed package or name) or a function of a list of
             texts; the model's own unembedding by default.
+        alphas: also read the tension at other values of alpha, beside the bands of replies without structure.
         nulls: `untrained` for the twin, which reads the same tokens.
         micro_batch: replies in one clean forward pass.
         threads: CPU threads of torch.
         progress: called with stage, tokens done, tokens in all.
 
     Returns:
-        Groups `output` (proxies, internal series and controls of every step) and `coupling`.
+        Groups `output` (proxies, internal series and controls of every step) with `conditions`, `projection` and
+        `smoothing` below it, and `coupling`; where one cannot be had, an attribute `no_` with its name says why.
 
     Raises:
         RequestError: before anything is written, as `observe.sample`; an `inside` of other weights, an `alpha` or
@@ -107,6 +110,7 @@ def trace(
         alpha=alpha,
         step=step,
         embedder=embedder,
+        alphas=alphas,
         nulls=nulls,
         micro_batch=micro_batch,
         threads=threads,
@@ -158,22 +162,23 @@ def trace_texts(
     field: str | None = None,
     alpha: float = ALPHA,
     step: str = STEP,
+    alphas: bool = False,
 ) -> xarray.DataTree:
     """The output side of replies whose model is not at hand: proxies without internals.
 
     Args:
         texts: a JSONL file whose records have a `prompt` and a reply (`completion`, `text`, or `field`), or the replies
             by prompt.
-        embedder, alpha, out: as in `trace`.
+        embedder, alpha, alphas, out: as in `trace`.
         step: as in `trace`; a token is a word with the blanks before it.
 
     Returns:
-        Group `output`.
+        Group `output`, with `conditions` and `smoothing` below it.
 
     Raises:
         RequestError: no replies, a prompt with one alone, a reply of one step, or an embedder that cannot be used.
     """
-    outside = Outside.of(alpha, step, embedder)
+    outside = Outside.of(alpha, step, embedder, alphas)
     if outside.embedder is None:
         raise RequestError(
             "embedder: none given, and texts alone have no model whose unembedding could serve"

@@ -8,12 +8,12 @@ import xarray
 from jaxtyping import Bool, Float, Int
 
 from infodyn_interp.errors import RequestError, RunError
-from infodyn_interp.observe.coupling import couple
 from infodyn_interp.observe.embedding import unembed
 from infodyn_interp.observe.equilibrium import UNITS, track_equilibrium
 from infodyn_interp.observe.sampling import NOTHING
 from infodyn_interp.observe.steps import Steps, atoms_of_tokens, parse_step
 from infodyn_interp.observing.settings import Outside, Trials
+from infodyn_interp.observing.statistics import by_condition, by_inside
 from infodyn_interp.sweeping.plans import STUDY
 
 REPLY = ("temperature", "prompt", "trial")
@@ -101,13 +101,17 @@ def label_output(study: Trials, read: Mapping[str, Sequence[Read]]) -> dict[str,
         layer=own[0].layers,
         prompt_text=("prompt", [writable(prompt.text) for prompt in study.prompts]),
     ).transpose(*STEP, "layer", ...)
-    groups = {"/output": out}
-    coupling = _couple(out, list(own[0].series), study)
-    if isinstance(coupling, str):
-        out.attrs["no_coupling"] = coupling
-    else:
-        groups["/coupling"] = coupling
-    return groups
+    names = [name for name in CONTROLS if name != "position"]
+    beside = by_condition(out, points, PROXIES, alphas=study.outside.alphas, seed=study.drawing.seed)
+    beside |= by_inside(out, PROXIES, list(own[0].series), names, study.nulls, study.drawing.seed)
+    return placed(out, beside)
+
+
+def placed(out: xarray.Dataset, beside: Mapping[str, xarray.Dataset]) -> dict[str, xarray.Dataset]:
+    """Groups by their place in a result: all but the coupling stand below the output they are of."""
+    return {"/output": out} | {
+        f"/{name}" if name == "coupling" else f"/output/{name}": group for name, group in beside.items()
+    }
 
 
 def label_texts(steps: Mapping[str, Sequence[Steps]], outside: Outside) -> dict[str, xarray.Dataset]:
@@ -118,7 +122,7 @@ def label_texts(steps: Mapping[str, Sequence[Steps]], outside: Outside) -> dict[
     out = _proxies(points, outside)
     out["text"] = STEP, _texts(at, shape), {"units": "text", "long_name": "text of a step"}
     out = out.assign_coords(prompt_text=("prompt", list(map(writable, steps))))
-    return {"/output": out.isel(temperature=0)}
+    return placed(out, by_condition(out, points, PROXIES, alphas=outside.alphas, seed=0))
 
 
 Cut = dict[tuple[int, int, int], Steps]
@@ -250,24 +254,3 @@ def _about(name: str, alone: bool) -> tuple[str, str]:
     if alone:
         return "nats", "row-centred energy from reference zero: RMS over keys and heads; no term is taken out"
     return "1", f"{WORDS[name]}: RMS over keys, of each head's energy RMS in the sweep; RMS over heads"
-
-
-def _couple(out: xarray.Dataset, series: Sequence[str], study: Trials) -> xarray.Dataset | str:
-    """What shows, by temperature; or why nothing can be said."""
-    seen = out[list(PROXIES)]
-    controls = out[[name for name in CONTROLS if name != "position"]]
-    inside = out[list(series)]
-    twins = [
-        out[[f"{name}_{null}" for name in series]].rename({f"{name}_{null}": name for name in series})
-        for null in study.nulls
-    ]
-    found = []
-    for temperature in range(out.sizes["temperature"]):
-        of = [one.isel(temperature=temperature, drop=True) for one in (seen, inside, controls, *twins)]
-        try:
-            generator = np.random.default_rng([study.drawing.seed, temperature])
-            found.append(couple(*of, generator=generator))
-        except RequestError as reason:
-            return f"temperature {study.drawing.temperatures[temperature]:g}: {reason}"
-    whole = xarray.concat(found, out["temperature"].variable, combine_attrs="drop_conflicts")
-    return whole.assign_coords(temperature=out["temperature"])

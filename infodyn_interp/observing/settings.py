@@ -32,14 +32,18 @@ class Outside:
         alpha: of the floating equilibrium.
         step: `token`, `sentence` or `window:8`.
         embedder: None for the model's own unembedding.
+        alphas: also read the tension at other values of alpha, beside what it is without structure.
     """
 
     alpha: float
     step: str
     embedder: Embedder | None
+    alphas: bool = False
 
     @classmethod
-    def of(cls, alpha: float, step: str, embedder: str | os.PathLike[str] | Embed | None) -> "Outside":
+    def of(
+        cls, alpha: float, step: str, embedder: str | os.PathLike[str] | Embed | None, alphas: bool = False
+    ) -> "Outside":
         """Refuse what is wrong, the embedder's answers included.
 
         Raises:
@@ -50,7 +54,7 @@ class Outside:
         chosen = None if embedder is None or embedder == OWN else choose_embedder(embedder)
         if chosen is not None:
             chosen.probe()
-        return cls(alpha, step, chosen)
+        return cls(alpha, step, chosen, alphas)
 
     @property
     def name(self) -> str:
@@ -59,7 +63,7 @@ class Outside:
 
     def told(self) -> dict[str, object]:
         """For a run's description."""
-        return {"alpha": self.alpha, "step": self.step, "embedder": self.name}
+        return {"alpha": self.alpha, "step": self.step, "embedder": self.name, "alphas": self.alphas}
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ def settle(
     alpha: float = ALPHA,
     step: str = STEP,
     embedder: str | os.PathLike[str] | Embed | None = None,
+    alphas: bool = False,
     nulls: Iterable[str],
     micro_batch: int,
     threads: int | None,
@@ -191,7 +196,7 @@ def settle(
     for name, value in (("micro_batch", micro_batch), ("threads", threads)):
         if value is not None and value < 1:
             raise RequestError(f"{name}: {value} asked, at least 1 is needed")
-    outside = Outside.of(alpha, step, embedder)
+    outside = Outside.of(alpha, step, embedder, alphas)
     read = read_prompts(prompts, field)
     sweep = None if inside is None else Sweep.open(Path(inside), model, chosen)
     room, bound = model.context, f"the context of {model.name}"

@@ -33,17 +33,32 @@ def describe_output(result: xarray.DataTree) -> str:
         "Tension and kinetic energy are one degree of freedom (K = tension^2 / 2); the moving average alone makes"
         " tension persist, and tie with speed, where nothing else does."
     )
-    for name in ("tension", "speed", "curvature"):
-        values = out[name].mean(("step", "trial"))
-        over = [dim for dim in values.dims if dim != "temperature"]
-        heats = np.atleast_1d(values.mean(over).values)
-        at = "" if heats.size == 1 else " by temperature"
-        unit = out[name].attrs["units"]
-        said = ", ".join(f"{one:.3g}" for one in heats)
-        lines.append(f"  mean {name}{at}: {said} {unit.removeprefix('1').strip()}".rstrip() + ".")
+    lines += _about_conditions(result)
     if has_model:
         lines += _about_inside(result, run)
     return "\n".join(lines)
+
+
+def _about_conditions(result: xarray.DataTree) -> list[str]:
+    """Means over prompts with their intervals, and what temperatures differ in."""
+    out = result["output"].to_dataset()
+    if reason := out.attrs.get("no_conditions"):
+        return [f"No intervals over prompts: {reason}."]
+    found = result["output/conditions"].to_dataset().sel(statistic="mean")
+    lines = ["Means over prompts (95 % interval):"]
+    for name in ("tension", "speed", "curvature"):
+        of, unit = found.sel(proxy=name), out[name].attrs["units"].removeprefix("1").strip()
+        ends = (np.atleast_1d(of[f"value{end}"].values) for end in ("", "_low", "_high"))
+        said = [f"{value:.3g} [{low:.3g}, {high:.3g}]" for value, low, high in zip(*ends, strict=True)]
+        if "difference" in of:
+            value, low, high = (of[f"difference{end}"].values for end in ("", "_low", "_high"))
+            heats = zip(of["other"].values, value, low, high, strict=True)
+            apart = [
+                f"at {heat:g} more by {one:.3g} [{less:.3g}, {more:.3g}]" for heat, one, less, more in heats
+            ]
+            said = [f"{said[0]} at {found['temperature'].values[0]:g}", *apart]
+        lines.append(f"  {name}: {', '.join(said)} {unit}".rstrip() + ".")
+    return lines
 
 
 def _about_inside(result: xarray.DataTree, run: dict[str, object]) -> list[str]:
