@@ -72,7 +72,8 @@ def atoms_of_tokens(tokenizer: Any, tokens: Sequence[int]) -> Atoms:
     clusters = {match.end() for match in _CLUSTER.finditer(whole)}
     atoms: Atoms = []
     begun, written = 0, 0
-    for last, (text, onward) in enumerate(zip(begins[1:], [*begins[2:], None], strict=True), 1):
+    for last, text in enumerate(begins[1:], 1):
+        onward = begins[last + 1] if last < len(tokens) else None
         # a token without text goes with the one before it, an unfinished character with what finishes it
         if text != onward and len(text) > written and len(text) in clusters and whole.startswith(text):
             atoms.append((whole[written : len(text)], begun, last))
