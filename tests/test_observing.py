@@ -14,6 +14,7 @@ from infodyn_interp.energy.fields import compute_term
 from infodyn_interp.energy.gauge import center_rows, support_of
 from infodyn_interp.energy.reference import choose_reference
 from infodyn_interp.energy.terms import Prosody
+from infodyn_interp.figures import save_all
 from infodyn_interp.hooks import capture, check
 from infodyn_interp.models import open_model, untrained_twin
 from infodyn_interp.observe.prompts import Prompt
@@ -340,3 +341,13 @@ def test_replies_that_the_model_ends_at_once_are_left_out(tiny_tokenizer):
     assert short.any()
     assert bool((output["tension"].isnull().all("step") == short).all())
     assert bool((output["tokens"].where(~short, 2) >= 2).all())
+
+
+def test_what_was_observed_is_drawn(model, tmp_path):
+    result = trace(model, PROMPTS, temperature=(0.7, 1.0), alphas=True, nulls=(), **SMALL | {"tokens": 16})
+    written = save_all(result, tmp_path, format="png")
+    names = {path.stem for path in written}
+    assert {"temperature_ladder", "alpha_sweep"} <= names
+    assert ("coupling_map_0.7" in names) == ("coupling" in result.children)
+    assert "no_projection" not in result["output"].attrs
+    assert all(path.stat().st_size > 0 for path in written)
