@@ -25,9 +25,9 @@ TABLES = (
     "energy",
     "precisions",
     "ablation",
-    "coupling",
     "cost",
 )
+OBSERVED = ("coupling",)  # tables of replies
 GROUPS = {"nulls": "verdicts"}  # of a table that is not named after its group
 CELL = {"temperature", "layer", "series", "proxy"}  # of the coupling
 # What a term has of its own, beyond what all terms share.
@@ -185,7 +185,7 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
     }
     if name not in makers:
-        raise RequestError(f"table {name}: there is none; the tables are {', '.join(TABLES)}")
+        raise RequestError(f"table {name}: there is none; the tables are {', '.join((*TABLES, *OBSERVED))}")
     if not _holds(result, name):
         raise RequestError(f"table {name}: this result has no group {name}")
     made = makers[name](result[GROUPS.get(name, name)].to_dataset())
@@ -403,7 +403,7 @@ def _about_ablation(result: xarray.DataTree) -> list[str]:
 def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every table as `folder/NAME.parquet` (units in the file's metadata) and return the paths."""
     files = []
-    for name in TABLES:
+    for name in (*TABLES, *OBSERVED):
         if _holds(result, name):
             files.append(Path(folder) / f"{name}.parquet")
             with whole_file(files[-1]) as beside:
