@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import xarray
 
 from infodyn_interp.errors import RequestError
@@ -103,7 +104,9 @@ def _observed(result: xarray.DataTree, width: str) -> dict[str, Plate]:
     if "coupling" in result.children:
         coupled = result["coupling"].to_dataset()
         for place, heat in enumerate(coupled["temperature"].values):
-            plates[f"coupling_map_{heat:g}"] = coupling_map(coupled.isel(temperature=place), width=width)
+            own = {name: np.ravel(value)[place] for name, value in coupled.attrs.items() if np.ndim(value)}
+            at = coupled.isel(temperature=place).assign_attrs(own)
+            plates[f"coupling_map_{heat:g}"] = coupling_map(at, width=width)
     beside = result["output"].children if "output" in result.children else {}
     if "conditions" in beside and beside["conditions"].sizes.get("temperature", 1) > 1:
         plates["temperature_ladder"] = temperature_ladder(beside["conditions"].to_dataset(), width=width)

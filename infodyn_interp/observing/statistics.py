@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import xarray
@@ -102,6 +103,11 @@ def _each(function: Callable[..., xarray.Dataset], *series: xarray.Dataset) -> x
             found.append(function(*(one.isel(temperature=place, drop=True) for one in series)))
         except RequestError as reason:
             raise RequestError(f"temperature {heat:g}: {reason}") from None
-    return xarray.concat(found, heats.variable, combine_attrs="drop_conflicts").assign_coords(
-        temperature=heats
-    )
+    whole = xarray.concat(found, heats.variable, combine_attrs="drop").assign_coords(temperature=heats)
+    return whole.assign_attrs(_attributes([one.attrs for one in found]))
+
+
+def _attributes(found: Sequence[dict[Any, Any]]) -> dict[str, Any]:
+    """What all temperatures share once, the rest by temperature."""
+    by_name = {str(name): [one[name] for one in found] for name in found[0]}
+    return {name: some[0] if some == [some[0]] * len(some) else some for name, some in by_name.items()}
