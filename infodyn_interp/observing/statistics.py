@@ -103,11 +103,11 @@ def _each(function: Callable[..., xarray.Dataset], *series: xarray.Dataset) -> x
             found.append(function(*(one.isel(temperature=place, drop=True) for one in series)))
         except RequestError as reason:
             raise RequestError(f"temperature {heat:g}: {reason}") from None
-    whole = xarray.concat(found, heats.variable, combine_attrs="drop").assign_coords(temperature=heats)
-    return whole.assign_attrs(_attributes([one.attrs for one in found]))
+    whole = xarray.concat(found, heats.variable, combine_attrs=_attributes)
+    return whole.assign_coords(temperature=heats)
 
 
-def _attributes(found: Sequence[dict[Any, Any]]) -> dict[str, Any]:
+def _attributes(found: Sequence[dict[Any, Any]], context: object = None) -> dict[Any, Any]:
     """What all temperatures share once, the rest by temperature."""
-    by_name = {str(name): [one[name] for one in found] for name in found[0]}
+    by_name = {name: [one[name] for one in found] for name in (found[0] if found else {})}
     return {name: some[0] if some == [some[0]] * len(some) else some for name, some in by_name.items()}
