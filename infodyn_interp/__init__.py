@@ -13,6 +13,7 @@ _MODULES = (
     "measures",
     "models",
     "observe",
+    "observing",
     "planted",
     "report",
     "results",

@@ -5,6 +5,7 @@ from . import identify as identify
 from . import measures as measures
 from . import models as models
 from . import observe as observe
+from . import observing as observing
 from . import planted as planted
 from . import report as report
 from . import results as results

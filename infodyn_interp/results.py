@@ -22,7 +22,9 @@ TABLES = (
     *MEASURES,
     "cost",
 )
+OBSERVED = ("coupling",)  # tables of replies
 GROUPS = {"nulls": "verdicts"}  # of a table that is not named after its group
+CELL = {"temperature", "layer", "series", "proxy"}  # of the coupling
 # What a term has of its own, beyond what all terms share.
 OWN = {
     "rhythm": ("gain_without_state", "rhythm_tail"),
@@ -77,6 +79,14 @@ COORDINATES = {
     "geometry": ("1", "growth of distances, or of angles"),
     "vector": ("1", "direction of a frame, fastest growing first"),
     "dtype": ("1", "precision of the weights and of the forward pass"),
+    "temperature": ("1", "temperature that replies were drawn at"),
+    "prompt_text": ("text", "prompt"),
+    "series": ("1", "internal series"),
+    "statistic": ("1", "statistic of a proxy"),
+    "alpha": ("1", "share of the deviation that the equilibrium takes up at each step"),
+    "reference": ("1", "replies without structure"),
+    "other": ("1", "temperature that is compared with the first"),
+    "proxy": ("1", "what is read off the embedded reply"),
 }
 
 Heads = str | Sequence[str] | None
@@ -153,7 +163,8 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
     was read from; `nulls` a row per null, layer, head and term with the model's gain less the null's on the same
     documents; `carry`, `reference` and `energy` a row per layer and head; `precisions` a row per layer, head and dtype,
     with |M_t| and the variogram's rise less those of the run's own; `ablation` a row per layer, head and term that was
-    taken out, and measure of the outputs, in its own `unit`. `terms` has a row per layer, head and term (gains
+    taken out, and measure of the outputs, in its own `unit`; `coupling` a row per temperature, layer, internal series
+    and proxy. `terms` has a row per layer, head and term (gains
     and shares of row-centred energy variance; the columns that one term has alone are NaN for the others); `cost` a row
     per stage. Units by column are in `.attrs["units"]`.
 
@@ -171,24 +182,38 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         "energy": _energy,
         "precisions": lambda group: _keep(group, lambda variable: "dtype" in variable.dims),
         "ablation": _ablation,
+        "coupling": lambda group: _keep(group, lambda variable: set(variable.dims) <= CELL),
         "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
     }
-    if name not in TABLES:
-        raise RequestError(f"table {name}: there is none; the tables are {', '.join(TABLES)}")
+    if name not in (*TABLES, *OBSERVED):
+        raise RequestError(f"table {name}: there is none; the tables are {', '.join((*TABLES, *OBSERVED))}")
     if not _holds(result, name):
         raise RequestError(f"table {name}: this result has no group {name}")
     if name in MEASURES:
         return _quantities(result[name].to_dataset())
     made = makers[name](result[GROUPS.get(name, name)].to_dataset())
     order = [
-        dim for dim in ("null", "layer", "head", "dtype", "term", "measure", "stage") if dim in made.dims
+        dim
+        for dim in (
+            "null",
+            "temperature",
+            "layer",
+            "head",
+            "series",
+            "proxy",
+            "dtype",
+            "term",
+            "measure",
+            "stage",
+        )
+        if dim in made.dims
     ]
     frame = made.to_dataframe(dim_order=order).reset_index()
     if name == "ablation":
         frame = (
             frame[frame["no_causal_effect"].notna()].astype({"no_causal_effect": bool}).reset_index(drop=True)
         )
-    for key in ("null", "dtype", "term", "measure", "unit", "stage"):
+    for key in ("null", "dtype", "term", "measure", "unit", "stage", "series", "proxy"):
         if key in frame:
             frame[key] = frame[key].astype(str)
     if heads is not None and "head" in frame:
@@ -443,7 +468,7 @@ def _quantities(group: xarray.Dataset) -> pd.DataFrame:
 def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every table as `folder/NAME.parquet` (units in the file's metadata) and return the paths."""
     files = []
-    for name in TABLES:
+    for name in (*TABLES, *OBSERVED):
         if _holds(result, name):
             files.append(Path(folder) / f"{name}.parquet")
             with whole_file(files[-1]) as beside:

@@ -23,6 +23,7 @@ from infodyn_interp.cli import main
 from infodyn_interp.errors import RunError
 from infodyn_interp.models import open_model
 from infodyn_interp.sweeping import engines, sweep
+from infodyn_interp.sweeping.keeping import FOLDER
 from infodyn_interp.sweeping.plans import OF_NULLS, STAGES, STUDY, Job
 from infodyn_interp.sweeping.reading import Reader
 from infodyn_interp.sweeping.watching import held
@@ -61,7 +62,7 @@ def whole(words, tmp_path_factory):
     """The result of the study when nothing comes between."""
     out = tmp_path_factory.mktemp("whole")
     assert main([*words, "--out", str(out)]) == 0
-    assert [path.name for path in out.iterdir()] == [results.FILE]
+    assert {path.name for path in out.iterdir()} == {results.FILE, FOLDER}
     return results.open_result(out)
 
 
@@ -145,7 +146,7 @@ def assert_same(out, whole):
     assert set(made.children) == set(whole.children)
     for name in set(whole.children) - {"cost"}:
         xarray.testing.assert_identical(made[name].to_dataset(), whole[name].to_dataset())
-    assert {path.name for path in out.iterdir()} <= {results.FILE, "texts"}
+    assert {path.name for path in out.iterdir()} <= {results.FILE, FOLDER, "texts"}
 
 
 # Interruptions

@@ -58,7 +58,7 @@ def test_a_result_holds_every_group_with_units_and_opens_with_plain_xarray(
 ) -> None:
     out = tmp_path / "a b" / "é"
     made = sweep(model, read(model, write_documents(20)), state_rank=4, out=out)
-    assert sorted(path.name for path in out.iterdir()) == ["result.nc"]
+    assert sorted(path.name for path in out.iterdir()) == ["frozen", "result.nc"]
     with xarray.open_datatree(out / "result.nc", engine="h5netcdf") as opened:
         groups = {
             "basis",

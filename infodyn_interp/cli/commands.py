@@ -8,6 +8,7 @@ import typer
 
 from infodyn_interp import __version__
 from infodyn_interp.cli.measuring import KEYS, run_measures
+from infodyn_interp.cli.observing import observe, show_observed
 from infodyn_interp.cli.options import given, with_keys
 from infodyn_interp.cli.printing import (
     show_cost,
@@ -37,7 +38,7 @@ from infodyn_interp.run import Run, read
 
 TableName = Literal[
     "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation",
-    "fidelity", "stability", "maps", "cost",
+    "fidelity", "stability", "maps", "coupling", "cost",
 ]  # fmt: skip
 ModelName = Annotated[str, typer.Option("--model", help="A name, a folder, a .gguf file, or demo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -132,6 +133,9 @@ def run_file(
         _run(asked, stage, part, redo, heads, as_json)
 
 
+app.command()(observe)
+
+
 @app.command()
 @with_keys(required=True, only=KEYS)
 def measures(
@@ -222,6 +226,9 @@ def show(
         from infodyn_interp.report import explain_head
 
         show_lines(explain_head(result, head))
+        return
+    if table is None and "output" in result:
+        show_observed(result, as_json=as_json, rows=ROWS if rows is None else rows)
         return
     print_table(
         result,

@@ -165,24 +165,35 @@ class MeanStates:
         self._sample.unlink()
 
     def lexical(self, layer: int, tokens: Int[Tensor, "window key"]) -> Float[Tensor, "window key direction"]:
-        """Each token's mean state, with its position's effect where positions are learned."""
-        place = torch.searchsorted(self._types, tokens.cpu())
-        states = self._open(self._table, layer, self._rows)[place]
-        return states + self._position_effect(layer) if self._by_position else states
+        """Each token's mean state, with its position's effect where positions are learned.
+
+        A type that the run did not have counts as one that the survey never saw. Windows may be shorter than the run's.
+        """
+        place, known = self._places(tokens)
+        table = self._open(self._table, layer, self._rows)[: len(self._types)]
+        states = torch.where(known[..., None], table[place], self.mean[self._place[layer]])
+        return states + self._position_effect(layer, tokens.shape[1]) if self._by_position else states
 
     def average(self, layer: int, tokens: Int[Tensor, "window key"]) -> Float[Tensor, "window key direction"]:
         """The layer's mean state everywhere, with its position's effect where positions are learned."""
         states = self.mean[self._place[layer]].expand(*tokens.shape, -1)
-        return states + self._position_effect(layer) if self._by_position else states
+        return states + self._position_effect(layer, tokens.shape[1]) if self._by_position else states
 
-    def _position_effect(self, layer: int) -> Float[Tensor, "key direction"]:
-        table = self._open(self._table, layer, self._rows)
-        return table[len(self._types) :] - self.mean[self._place[layer]]
+    def _position_effect(self, layer: int, length: int) -> Float[Tensor, "key direction"]:
+        table = self._open(self._table, layer, self._rows)[len(self._types) :]
+        return table[:length] - self.mean[self._place[layer]]
+
+    def _places(
+        self, tokens: Int[Tensor, "window key"]
+    ) -> tuple[Int[Tensor, "window key"], Bool[Tensor, "window key"]]:
+        """Row of each token's type, and whether it has one."""
+        place = torch.searchsorted(self._types, tokens.cpu()).clamp(max=max(len(self._types) - 1, 0))
+        return place, self._types[place] == tokens.cpu()
 
     def unseen(self, tokens: Int[Tensor, "window key"]) -> Float[Tensor, " window"]:
         """Share of each window's tokens whose type the survey never saw."""
-        place = torch.searchsorted(self._types, tokens.cpu())
-        return (self.counts[: len(self._types)][place] == 0).double().mean(1)
+        place, known = self._places(tokens)
+        return ((self.counts[place] == 0) | ~known).double().mean(1)
 
     def basis(self, layer: int, rank: int, seed: int, kept: int = 0) -> Basis:
         """The layer's frozen coordinates from the survey's sampled states; arguments as in `fit_basis`."""

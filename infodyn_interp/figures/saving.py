@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import xarray
 
 from infodyn_interp.errors import RequestError
+from infodyn_interp.figures.couplings import coupling_map
 from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
@@ -20,6 +22,8 @@ from infodyn_interp.figures.plates import Plate
 from infodyn_interp.figures.profiles import rho_profile, track_profile
 from infodyn_interp.figures.removals import ablation
 from infodyn_interp.figures.selection import choose_heads, find_group, most_gain
+from infodyn_interp.figures.smoothings import alpha_sweep
+from infodyn_interp.figures.temperatures import temperature_ladder
 from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.results import Heads
 
@@ -69,7 +73,7 @@ def draw_all(result: xarray.DataTree, heads: Heads = None, width: str = "column"
         every = choose_heads(find_group(result, "example"), heads).heads
         for head in every if heads is not None else [most_gain(result)]:
             plates[f"landscape_{head}"] = landscape(result, head, width=width)
-    return plates
+    return plates | _observed(result, width)
 
 
 def save_all(
@@ -103,3 +107,20 @@ def save_all(
             f"cannot write figures to {folder} ({error.strerror}): name another folder"
         ) from None
     return written
+
+
+def _observed(result: xarray.DataTree, width: str) -> dict[str, Plate]:
+    """Figures of the output side: a map of couplings at each temperature, their ladder, the sweep over alpha."""
+    plates: dict[str, Plate] = {}
+    if "coupling" in result.children:
+        coupled = result["coupling"].to_dataset()
+        for place, heat in enumerate(coupled["temperature"].values):
+            own = {name: np.ravel(value)[place] for name, value in coupled.attrs.items() if np.ndim(value)}
+            at = coupled.isel(temperature=place).assign_attrs(own)
+            plates[f"coupling_map_{heat:g}"] = coupling_map(at, width=width)
+    beside = result["output"].children if "output" in result.children else {}
+    if "conditions" in beside and beside["conditions"].sizes.get("temperature", 1) > 1:
+        plates["temperature_ladder"] = temperature_ladder(beside["conditions"].to_dataset(), width=width)
+    if "smoothing" in beside:
+        plates["alpha_sweep"] = alpha_sweep(beside["smoothing"].to_dataset(), width=width)
+    return plates

@@ -10,6 +10,7 @@ _ROOMS = {
     "describe": "conditions",
     "half_life": "equilibrium",
     "project": "projection",
+    "sample": "sampling",
     "sweep_alpha": "smoothing",
     "track_equilibrium": "equilibrium",
 }

@@ -31,6 +31,7 @@ from infodyn_interp.identify.nulls import NULLS
 from infodyn_interp.models import Model
 from infodyn_interp.run import digest_of
 from infodyn_interp.sweeping.engines import Compute, Engine
+from infodyn_interp.sweeping.keeping import KEPT, keep
 from infodyn_interp.sweeping.memory import budgeted
 from infodyn_interp.sweeping.merging import merge
 from infodyn_interp.sweeping.parts import Gathered, Part, parts_of
@@ -214,6 +215,9 @@ def sweep(
         )
         result = xarray.DataTree.from_dict(groups)
         if out is not None:
+            for part in parts.values():
+                if part.name in KEPT:
+                    keep(part, Path(out), str(result.attrs["run_digest"]))
             results.save(result, out)
             shutil.rmtree(folder)
     return result

@@ -26,7 +26,7 @@ from infodyn_interp.energy.fitting import Fit, fit
 from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.energy.ladder import RANKS, LadderMoments, ranks_of
 from infodyn_interp.energy.moments import Moments
-from infodyn_interp.energy.reference import TABLE, MeanStates, SurfaceFit
+from infodyn_interp.energy.reference import TABLE, MeanStates, SurfaceFit, choose_reference
 from infodyn_interp.energy.terms import FINE, Basis, Columns, columns_of
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Checked
@@ -154,6 +154,16 @@ class Part:
         return self.folder / f"{self.name}-{stage}.npz"
 
     @property
+    def needs_means(self) -> bool:
+        """Whether the reference is made of mean states."""
+        return choose_reference(self.settings.reference).needs_means
+
+    @property
+    def types(self) -> np.ndarray:
+        """Token types that the reference knows, sorted."""
+        return self._check["types"]
+
+    @property
     def table(self) -> Path:
         """Folder of the frozen survey's mean states."""
         return self.folder / f"{self.name}-means"
@@ -177,7 +187,7 @@ class Part:
         if (
             whole
             and stage == "survey"
-            and self._arrays(stage)["table"].tobytes() != _digest_of(self.table / TABLE)
+            and self._arrays(stage)["table"].tobytes() != digest_of_file(self.table / TABLE)
         ):
             self._damaged(self.frozen(stage), damage(self.table, "mean states"))
             return False
@@ -283,7 +293,7 @@ class Part:
                 yield from ((f"{layer}/{name}", np.asarray(getattr(basis, name))) for name in BASIS)
             means.drop_sample()
             beside.rename(self.table)
-        yield "table", np.frombuffer(_digest_of(self.table / TABLE), np.uint8)
+        yield "table", np.frombuffer(digest_of_file(self.table / TABLE), np.uint8)
         yield from means.summary().items()
 
     def _freeze_fit(self, files: Sequence[File]) -> Arrays:
@@ -292,7 +302,7 @@ class Part:
         for layer in self.settings.layers:
             arrays = dict(self._sums(files, [name for name in names if f"/{layer}/" in name]))
             yield from arrays.items()
-            yield from spread(f"fit/{layer}", fit(self._moments(arrays, layer, "moments", self._columns)))
+            yield from spread(f"fit/{layer}", fit(self._moments(arrays, layer, "moments", self.columns)))
 
     def _freeze_ladder(self, files: Sequence[File]) -> Arrays:
         ranks = ranks_of(min(basis.components.shape[1] for basis in self.bases.values()))
@@ -330,7 +340,7 @@ class Part:
         """Each layer's frozen fit."""
         frozen = self._arrays("fit")
         return {
-            layer: Fit(self._columns, **{name: frozen[f"fit/{layer}/{name}"] for name in FITTED})
+            layer: Fit(self.columns, **{name: frozen[f"fit/{layer}/{name}"] for name in FITTED})
             for layer in self.settings.layers
         }
 
@@ -377,7 +387,7 @@ class Part:
         return Gathered(
             checked=self.checked,
             bases=self.bases,
-            moments={layer: self._moments(arrays, layer, "moments", self._columns) for layer in layers},
+            moments={layer: self._moments(arrays, layer, "moments", self.columns) for layer in layers},
             surfaces={
                 layer: collect(arrays, f"fold/{layer}/surface", SurfaceFit.empty(1, 1))
                 for layer in layers
@@ -421,7 +431,7 @@ class Part:
         return partial(
             MeanStates,
             layers=layers,
-            types=self._check["types"],
+            types=self.types,
             width=plan.width,
             window=plan.window,
             windows=plan.surveyed,
@@ -429,7 +439,8 @@ class Part:
         )
 
     @property
-    def _columns(self) -> Columns:
+    def columns(self) -> Columns:
+        """Names and places of what was fitted."""
         return columns_of(self.plan.window, self.settings.state_rank)
 
     @staticmethod
@@ -460,7 +471,7 @@ def parts_of(job: Job, folder: Path, *, redo: bool = False) -> dict[str, Part]:
     return {part.name: part for part in (study, *nulls)}
 
 
-def _digest_of(file: Path) -> bytes:
+def digest_of_file(file: Path) -> bytes:
     """Of a large file; of one that is not there, none."""
     if not file.exists():
         return b""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from infodyn_interp.energy.ladder import SUPER_FOLDS
 from infodyn_interp.energy.reference import choose_reference
@@ -83,19 +83,18 @@ class Plan:
     shards: tuple[Shard, ...]
 
 
+Kind = TypeVar("Kind", bound="Task")
+
+
 @dataclass(frozen=True)
-class Job:
-    """A whole run as it is kept in `run.json`.
+class Task:
+    """What is to be done, as it is kept in `run.json`.
 
     Args:
         run: what decides its result, the version of the package included.
-        settings: of the run.
-        plans: the study's, then those of the nulls that read a model or texts of their own.
     """
 
     run: Mapping[str, object]
-    settings: Settings
-    plans: tuple[Plan, ...]
 
     @cached_property
     def digest(self) -> str:
@@ -103,25 +102,24 @@ class Job:
         return digest_of(self.run)
 
     @classmethod
-    def read(cls, folder: Path) -> "Job":
+    def read(cls: type[Kind], folder: Path) -> Kind:
         """From a folder of shards.
 
         Raises:
             RequestError: none is there.
         """
         try:
-            told = json.loads((folder / FILE).read_text(encoding="utf-8"))
-            settings = Settings(**{name: _tuples(value) for name, value in told["settings"].items()})
-            plans = tuple(
-                Plan(**plan | {"shards": tuple(Shard(**_tuples(one)) for one in plan["shards"])})
-                for plan in told["plans"]
-            )
+            return cls.told(json.loads((folder / FILE).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise RequestError(f"{folder}: no shards of a run there") from None
         except (OSError, ValueError, KeyError, TypeError) as reason:
             kind = type(reason).__name__
             raise RequestError(f"{folder / FILE}: damaged ({kind}); remove it, or the whole folder") from None
-        return cls(told["run"], settings, plans)
+
+    @classmethod
+    def told(cls: type[Kind], told: Mapping[str, Any]) -> Kind:
+        """From what `write` wrote."""
+        return cls(**told)
 
     def require_same(self, run: Mapping[str, object], place: Path) -> None:
         """Refuse what lies in `place` where it is of another run; the first key that differs is named."""
@@ -136,6 +134,29 @@ class Job:
         """Into a folder of shards."""
         with whole_file(folder / FILE) as beside:
             beside.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Job(Task):
+    """A whole sweep as it is kept in `run.json`.
+
+    Args:
+        settings: of the run.
+        plans: the study's, then those of the nulls that read a model or texts of their own.
+    """
+
+    settings: Settings
+    plans: tuple[Plan, ...]
+
+    @classmethod
+    def told(cls, told: Mapping[str, Any]) -> "Job":
+        """From what `write` wrote."""
+        settings = Settings(**{name: _tuples(value) for name, value in told["settings"].items()})
+        plans = tuple(
+            Plan(**plan | {"shards": tuple(Shard(**_tuples(one)) for one in plan["shards"])})
+            for plan in told["plans"]
+        )
+        return cls(told["run"], settings, plans)
 
 
 def job_of(model: Model, texts: Texts, settings: Settings, run: Mapping[str, object]) -> Job:

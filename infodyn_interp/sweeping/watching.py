@@ -13,7 +13,7 @@ from typing import Any
 from infodyn_interp import results
 from infodyn_interp.errors import RequestError
 from infodyn_interp.sweeping.parts import parts_of
-from infodyn_interp.sweeping.plans import FILE, STUDY, Job, Shard
+from infodyn_interp.sweeping.plans import FILE, STUDY, Job, Shard, Task
 
 SHARDS, PROGRESS, LOCK = "shards", "progress.json", "lock"
 EVERY = 1.0  # seconds between two states of progress.json
@@ -21,18 +21,19 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def held(out: Path, job: Job, shared: bool = False) -> Iterator[Path]:
+def held(out: Path, job: Task, shared: bool = False, name: str = SHARDS) -> Iterator[Path]:
     """The folder of a run's shards, held while the block lasts; a process that dies lets go of it.
 
     Args:
         out: of the run.
         job: the run.
         shared: held by the parts of one stage at once, and by no whole run.
+        name: of the folder.
 
     Raises:
         RequestError: it cannot be written, another process holds it, or it is of another run: the key is named.
     """
-    folder = out / SHARDS
+    folder = out / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a")
@@ -46,20 +47,20 @@ def held(out: Path, job: Job, shared: bool = False) -> Iterator[Path]:
                 f"out: another process is at work in {out}; wait for it, or name another folder"
             ) from None
         if not shared:
-            for left in left_over(out):
+            for left in left_over(out, name):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         if (folder / FILE).exists():
-            job.require_same(Job.read(folder).run, out)
+            job.require_same(job.read(folder).run, out)
         else:
             job.write(folder)
         yield folder
 
 
-def left_over(out: Path) -> Iterator[Path]:
+def left_over(out: Path, name: str = SHARDS) -> Iterator[Path]:
     """What processes that were killed had begun to write."""
     yield from out.glob(f".{results.FILE}.*")
     for pattern in ("survey-*", ".*", "*/.*"):
-        yield from (out / SHARDS).glob(pattern)
+        yield from (out / name).glob(pattern)
 
 
 class Watch:

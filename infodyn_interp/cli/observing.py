@@ -1,0 +1,141 @@
+"""`infodyn observe`: replies of a model, or replies that came as texts, from request to printed result."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infodyn_interp.cli.printing import show_json, show_lines, show_path, show_table
+from infodyn_interp.cli.requests import require_writable
+from infodyn_interp.errors import RequestError
+
+if TYPE_CHECKING:
+    import xarray
+
+ROWS = 20
+
+
+def observe(
+    out: Annotated[Path, typer.Option(help="Folder that receives result.nc.")],
+    model: Annotated[str | None, typer.Option(help="A name, a folder, a .gguf file, or demo.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="JSONL with a field prompt, or text of one a line.")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Replies without a model: JSONL with prompt, and completion or text.")
+    ] = None,
+    inside: Annotated[Path | None, typer.Option(help="A finished sweep of the same weights.")] = None,
+    trials: Annotated[int, typer.Option(help="Replies to each prompt, at each temperature.")] = 12,
+    tokens: Annotated[int, typer.Option(help="Most tokens of a reply.")] = 128,
+    temperature: Annotated[str, typer.Option(help="One or several, as 0.7,1.0.")] = "1.0",
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the model's chat template.")] = False,
+    field: Annotated[
+        str | None, typer.Option(help="JSONL field that holds the prompt, or the reply of texts.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Of the floating equilibrium, in (0, 1].")] = 0.1,
+    step: Annotated[str, typer.Option(help="token, sentence, or window:8.")] = "token",
+    embedder: Annotated[
+        str | None,
+        typer.Option(help="A sentence-transformers folder, package or name; own_unembedding by default."),
+    ] = None,
+    alphas: Annotated[
+        bool,
+        typer.Option("--sweep-alpha", help="Also other values of alpha, beside bands without structure."),
+    ] = False,
+    nulls: Annotated[str, typer.Option(help="untrained, or none.")] = "untrained",
+    micro_batch: Annotated[int, typer.Option(help="Replies in one forward.")] = 4,
+    dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's own number by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Draw replies, follow them outside and inside, and say what of the inside shows."""
+    if texts is not None:
+        for name, value in (("model", model), ("prompts", prompts), ("inside", inside)):
+            if value is not None:
+                raise RequestError(f"{name}: texts come without a model; leave --{name} or --texts out")
+        if embedder is None:
+            raise RequestError(
+                "embedder: texts alone have no model whose unembedding could serve; give --embedder"
+            )
+        require_writable(out)
+
+        from infodyn_interp import observing
+
+        result = observing.trace_texts(
+            texts, embedder, out=out, field=field, alpha=alpha, step=step, alphas=alphas
+        )
+    elif model is None or prompts is None:
+        raise RequestError("observe: give --model and --prompts, or --texts")
+    else:
+        heats = _read_temperatures(temperature)
+        if not prompts.exists():
+            raise RequestError(f"prompts: {prompts} is not there")
+        require_writable(out)
+
+        from infodyn_interp import models, observing
+        from infodyn_interp.cli.progress import Report
+
+        opened = models.open_model(
+            model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
+        )
+        with Report() as report:
+            result = observing.trace(
+                opened,
+                prompts,
+                inside=inside,
+                out=out,
+                trials=trials,
+                tokens=tokens,
+                temperature=heats,
+                top_p=top_p,
+                seed=seed,
+                chat=chat,
+                field=field,
+                alpha=alpha,
+                step=step,
+                embedder=embedder,
+                alphas=alphas,
+                nulls=() if nulls == "none" else [name.strip() for name in nulls.split(",")],
+                micro_batch=micro_batch,
+                threads=threads,
+                progress=report,
+            )
+    show_observed(result, as_json=as_json)
+    if not as_json:
+        show_path("result", out / "result.nc")
+
+
+def show_observed(result: "xarray.DataTree", *, as_json: bool = False, rows: int = ROWS) -> None:
+    """Print what was observed, in words and as the table of couplings where there is one."""
+    import json
+
+    from infodyn_interp import results
+    from infodyn_interp.observing.words import describe_output
+
+    frame = (
+        results.table(result, "coupling").sort_values("q", ignore_index=True)
+        if "coupling" in result
+        else None
+    )
+    if as_json:
+        told = [] if frame is None else json.loads(frame.to_json(orient="records", double_precision=15))
+        show_json(told)
+        return
+    show_lines(describe_output(result))
+    if frame is not None:
+        show_lines("")
+        show_table(frame, rows=rows)
+
+
+def _read_temperatures(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise RequestError(f"temperature: {text!r} is not a list of numbers such as 0.7,1.0") from None

@@ -1,0 +1,80 @@
+"""What was observed, in words."""
+
+import json
+
+import numpy as np
+import xarray
+
+
+def describe_output(result: xarray.DataTree) -> str:
+    """What was drawn, how it moves, what is known to move so without cause, and what of the inside shows."""
+    about, out = result.attrs, result["output"].to_dataset()
+    run, has_model = json.loads(about["run"]), "model" in about
+    known = out["tension"].notnull().any("step")
+    lines = []
+    if has_model:
+        lines.append(
+            f"Model {about['model']} (weights {about['model_digest'][:12]}): {out.sizes['prompt']} prompts,"
+            f" {run['trials']} replies each at temperature {', '.join(f'{one:g}' for one in run['temperature'])},"
+            f" {int(out['tokens'].sum()):,} tokens; {int(out['ended'].sum())} of {out['ended'].size} replies were ended"
+            " by the model."
+        )
+    else:
+        lines.append(f"{int(known.sum())} replies to {out.sizes['prompt']} prompts, without a model.")
+    if short := int((~known).sum()) if has_model else 0:
+        lines.append(f"{short} replies have fewer than two steps and no motion: they are left out.")
+    lines.append(
+        f"Steps: {run['step']}. Embedder: {about['embedder']}. Floating equilibrium: alpha {run['alpha']:g}, half-life"
+        f" {out.attrs['half_life']:.1f} steps."
+    )
+    if about.get("warning"):
+        lines.append(f"Warning: {about['warning']}.")
+    lines.append(
+        "Tension and kinetic energy are one degree of freedom (K = tension^2 / 2); the moving average alone makes"
+        " tension persist, and tie with speed, where nothing else does."
+    )
+    lines += _about_conditions(result)
+    if has_model:
+        lines += _about_inside(result, run)
+    return "\n".join(lines)
+
+
+def _about_conditions(result: xarray.DataTree) -> list[str]:
+    """Means over prompts with their intervals, and what temperatures differ in."""
+    out = result["output"].to_dataset()
+    if reason := out.attrs.get("no_conditions"):
+        return [f"No intervals over prompts: {reason}."]
+    found = result["output/conditions"].to_dataset().sel(statistic="mean")
+    lines = ["Means over prompts (95 % interval):"]
+    for name in ("tension", "speed", "curvature"):
+        of, unit = found.sel(proxy=name), out[name].attrs["units"].removeprefix("1").strip()
+        ends = (np.atleast_1d(of[f"value{end}"].values) for end in ("", "_low", "_high"))
+        said = [f"{value:.3g} [{low:.3g}, {high:.3g}]" for value, low, high in zip(*ends, strict=True)]
+        if "difference" in of:
+            value, low, high = (of[f"difference{end}"].values for end in ("", "_low", "_high"))
+            heats = zip(of["other"].values, value, low, high, strict=True)
+            apart = [
+                f"at {heat:g} more by {one:.3g} [{less:.3g}, {more:.3g}]" for heat, one, less, more in heats
+            ]
+            said = [f"{said[0]} at {found['temperature'].values[0]:g}", *apart]
+        lines.append(f"  {name}: {', '.join(said)} {unit}".rstrip() + ".")
+    return lines
+
+
+def _about_inside(result: xarray.DataTree, run: dict[str, object]) -> list[str]:
+    out = result["output"].to_dataset()
+    lines = [
+        "Inside: by the frozen terms of a sweep (reference {}).".format(result.attrs["reference"])
+        if run["inside"]
+        else "Inside: without a sweep (--inside), the whole energy from reference zero and steps of the states alone."
+    ]
+    if reason := out.attrs.get("no_coupling"):
+        return [*lines, f"No coupling: {reason}."]
+    coupling = result["coupling"].to_dataset()
+    counts = zip(*np.unique(coupling["verdict"].values.astype(str), return_counts=True), strict=True)
+    said = ", ".join(f"{verdict} in {count}" for verdict, count in sorted(counts, key=lambda one: -one[1]))
+    return [
+        *lines,
+        f"What of the inside shows, of {coupling['verdict'].size} cells (layer, series, proxy): {said}.",
+        str(coupling.attrs["caveat"]),
+    ]
