@@ -90,8 +90,8 @@ def _with_tracks(
     count = blocks["track"].stop - blocks["track"].start
     products = states.new_zeros(documents * (kernels + heads), documents * count, dtype=torch.float64)
     weighed = wide.new_zeros(documents * rank, documents * count, support.window)
-    for block in row_blocks(narrow, support.first_key):
-        rows, keys = slice(block.first, block.last), slice(0, block.last)
+    for block in row_blocks(narrow, support, tile=algebra.tile):
+        rows, keys = block.rows, slice(0, block.last)
         mask = support.mask[rows, keys].to(wide)
         inverse = support.inverse_counts[rows].to(wide)[:, None]
         energy = -scores[:, :, rows, keys] if reference is None else (reference - scores)[:, :, rows, keys]
