@@ -169,17 +169,19 @@ def interval_sums(
 
 
 def center_rows(
-    values: Float[Tensor, "*batch query key"], support: Support
+    values: Float[Tensor, "*batch query key"], support: Support, rows: slice = slice(None)
 ) -> Float[Tensor, "*batch query key"]:
     """Zero off the support and take each row's mean over the support away (a copy; seed 1.1).
 
     Args:
-        values: scores or energies, in nats; must be finite on and off the support.
+        values: scores or energies, in nats; must be finite on and off the support. Keys past the last that a row sees
+            may be left out.
         support: the pairs that count.
+        rows: of the support, that the values are of.
     """
-    mask = support.mask.to(values)
+    mask = support.mask[rows, : values.shape[-1]].to(values)
     kept = values * mask
-    mean = kept.sum(-1, keepdim=True) * support.inverse_counts.to(values)[:, None]
+    mean = kept.sum(-1, keepdim=True) * support.inverse_counts[rows].to(values)[:, None]
     return kept - mean * mask
 
 

@@ -414,7 +414,8 @@ def pair_field_tiles(
         mask = support.mask[rows, :last].to(out)
         out *= mask
         mean = out.sum(-1, keepdim=True) * support.inverse_counts[rows].to(out)[:, None]
-        yield FieldTile(rows, last, out.sub_(mean).mul_(mask))
+        if rows.start < rows.stop:
+            yield FieldTile(rows, last, out.sub_(mean).mul_(mask))
 
 
 def pair_fields(

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from infodyn_interp.energy.carry import Carry, filter_carry
+from infodyn_interp.energy.carry import Carry, CarryFilter
 from infodyn_interp.energy.fitting import Fit
 from infodyn_interp.energy.gauge import center_rows
-from infodyn_interp.energy.terms import columns_of, pair_fields, state_columns
+from infodyn_interp.energy.terms import columns_of, pair_field_tiles, state_columns
 from infodyn_interp.hooks import Layer
 from infodyn_interp.identify.resample import lower_bound
 from infodyn_interp.identify.swaps import cross_documents, swapped_gains
@@ -62,7 +62,7 @@ class SecondLook(Pass):
         filtering: bool = True,
     ) -> None:
         super().__init__(study)
-        self._columns = columns_of(study.window, study.state_rank)
+        self._columns = columns_of(study.window, study.state_rank, query_stride=study.query_stride)
         prosody = slice(self._columns.within, None)
         self._pairs = {layer: self._frozen(fit.pair_without) for layer, fit in fits.items()}
         self._fields = {
@@ -102,27 +102,34 @@ class SecondLook(Pass):
         folds: np.ndarray,
     ) -> None:
         support, carry = self._supports[index], self._carries[index]
-        energy = self._energy(index, scores, surface)
-        pairs = pair_fields(z, self._pairs[index][folds], self._columns, support)
-        left = energy - pairs
         rho, sill, nugget, total = (
             torch.from_numpy(values[folds])
             for values in (carry.rho_without, carry.sill_without, carry.nugget_without, self._variance[index])
         )
         of_key = (total - sill - nugget).clamp(min=0)
-        carried, innovation = filter_carry(left, rho, sill, nugget, of_key, support)
-        undone = (innovation * (carried - innovation)).sum(-1) < 0
-        columns = torch.cat([rhythm.to(z.device), state_columns(z, self.study.bases[index])], -1).to(energy)
-        field = self._fields[index][folds] @ columns.mT
-        series, inverse = self.series[index], support.inverse_counts.to(left)
-        for kept, rows, sign in (
-            (series.magnitude, carried, 1),
-            (series.innovation, innovation, torch.where(undone, -1, 1)),
-            (series.residual, energy - center_rows(field[:, :, None].expand_as(energy), support), 1),
-            (series.foreseen, pairs + carried - innovation, 1),
-        ):
-            size = (rows.square().sum(-1) * inverse).sqrt() * sign
-            kept.append(torch.where(inverse > 0, size, torch.nan).cpu())
+        pass_on = CarryFilter(rho, sill, nugget, of_key, support)
+        columns = torch.cat([rhythm.to(z.device), state_columns(z, self.study.bases[index])], -1)
+        field = self._fields[index][folds] @ columns.to(self._fields[index]).mT
+        inverse = support.inverse_counts.to(field)
+        sizes: dict[str, list[Tensor]] = {one.name: [] for one in fields(Series)}
+        tiles = pair_field_tiles(
+            z, self._pairs[index][folds], self._columns, support, self.study.query_tile
+        )
+        for tile in tiles:
+            energy = self._energy(index, scores, surface, tile.rows, tile.last)
+            carried, innovation = pass_on(energy - tile.energies, tile.rows)
+            undone = (innovation * (carried - innovation)).sum(-1) < 0
+            prosody = field[:, :, None, : tile.last].expand_as(energy)
+            for name, rows, sign in (
+                ("magnitude", carried, 1),
+                ("innovation", innovation, torch.where(undone, -1, 1)),
+                ("residual", energy - center_rows(prosody, support, tile.rows), 1),
+                ("foreseen", tile.energies + carried - innovation, 1),
+            ):
+                sizes[name].append((rows.square().sum(-1) * inverse[tile.rows]).sqrt() * sign)
+        for name, parts in sizes.items():
+            size = torch.where(inverse > 0, torch.cat(parts, -1), torch.nan)
+            getattr(self.series[index], name).append(size.cpu())
 
     def arrays(self) -> Iterator[tuple[str, np.ndarray]]:
         """What a shard keeps: sizes by window, gains by document of the block."""

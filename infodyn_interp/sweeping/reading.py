@@ -69,6 +69,8 @@ class Reader:
             part.checked,
             part.bases,
             part.settings.ladder_documents,
+            part.settings.query_stride,
+            part.settings.query_tile,
         )
 
     def rest(self) -> None:
