@@ -190,7 +190,7 @@ class WindowAlgebra:
         """
         full, key_sums, _ = self._products(states, rhythm, basis, scores, reference)
         p, q = self.columns.count, self.columns.within
-        projected = self._whitened(key_sums)
+        projected = self.whitened(key_sums)
         seen = (projected.transpose(1, 2) @ projected).double()
         return WindowMoments(
             _pack(full[:, :p, :p]),
@@ -217,7 +217,7 @@ class WindowAlgebra:
         _, key_sums, key_only = self._products(states, rhythm, basis, scores, reference)
         within = self.columns.within
         seen = self.support.mask.sum(0).clamp(min=1).to(key_sums.device)[:, None]
-        fields = self._key_products(key_only)
+        fields = self.key_products(key_only)
         return torch.cat([key_sums[..., :within], fields], -1).double() / seen, key_sums[
             ..., within:
         ].double() / seen
@@ -249,19 +249,19 @@ class WindowAlgebra:
         full[:, own, own] = pairs[:, columns.within :, columns.within :]
         full[:, : columns.within, field] = with_field[:, : columns.within]
         full[:, field, own] = with_field[:, columns.within :].transpose(1, 2)
-        full[:, field, field] = key_only.transpose(1, 2) @ self._key_products(key_only)
+        full[:, field, field] = key_only.transpose(1, 2) @ self.key_products(key_only)
         return full, key_sums, key_only
 
-    def _key_products(self, values: Float[Tensor, "window key column"]) -> Float[Tensor, "window key column"]:
-        """`K values`, by the matrix in short windows."""
+    def key_products(self, values: Float[Tensor, "window key column"]) -> Float[Tensor, "window key column"]:
+        """Key sums of key-only columns in the row gauge: `K values`, by the matrix in short windows."""
         if self.support.window > DENSE_WINDOW:
             return self.support.key_products(values).to(values)
         return self._square("key_gram", values) @ values
 
-    def _whitened(
+    def whitened(
         self, sums: Float[Tensor, "window key column"]
     ) -> Float[Tensor, "window direction column"]:
-        """`R sums`, by the factor in short windows and under a sliding window."""
+        """`R sums` with `R' R = K+`, by the factor in short windows and under a sliding one, else in closed form."""
         if self.support.window > DENSE_WINDOW and self.support.nested:
             return self.support.whiten_keys(sums)
         return self._square("key_root", sums) @ sums

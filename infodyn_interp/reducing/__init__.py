@@ -61,7 +61,7 @@ def reduce(
     if gathered.variograms is not None:
         groups["/carry"] = label_carry(gathered, evidence, layers, settings.series, settings.seed)
     if gathered.precisions:
-        groups["/precisions"] = label_precisions(gathered.precisions, layers)
+        groups["/precisions"] = label_precisions(gathered.precisions, layers, settings.query_stride)
     return {name: group.assign_coords(grid) for name, group in groups.items()} | structure
 
 

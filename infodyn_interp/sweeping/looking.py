@@ -14,8 +14,9 @@ from infodyn_interp.energy.gauge import center_rows
 from infodyn_interp.energy.terms import columns_of, pair_field_tiles, state_columns
 from infodyn_interp.hooks import Layer
 from infodyn_interp.identify.resample import lower_bound
-from infodyn_interp.identify.swaps import cross_documents, swapped_gains
+from infodyn_interp.identify.swaps import Crossing, swapped_gains
 from infodyn_interp.sweeping.passes import Pass, Study
+from infodyn_interp.texts import Batch
 
 FILTERED = 4  # windows at once: a filter holds several maps of each
 
@@ -39,6 +40,34 @@ class Series:
         return ((one.name, torch.cat(getattr(self, one.name)).numpy()) for one in fields(self))
 
 
+class FirstLook(Pass):
+    """States and rhythm of a block of long windows, whose scores are too many to be held together."""
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study)
+        self._states: dict[int, list[Tensor]] = {layer: [] for layer in study.layers}
+        self._rhythms: list[Tensor] = []
+
+    def begin(self, batch: Batch) -> Tensor:
+        """Start a batch."""
+        flags = super().begin(batch)
+        self._rhythms.append(self._rhythm)
+        return flags
+
+    def __call__(self, layer: Layer) -> None:
+        self._states[layer.index].append(self.study.bases[layer.index].states(layer.attention_input))
+
+    @property
+    def states(self) -> dict[int, Tensor]:
+        """z of every window, by layer."""
+        return {layer: torch.cat(parts) for layer, parts in self._states.items()}
+
+    @property
+    def rhythm(self) -> Tensor:
+        """Rhythm of every window."""
+        return torch.cat(self._rhythms)
+
+
 class SecondLook(Pass):
     """The filtered carry-over of windows, and the swap gate of a block of documents.
 
@@ -47,8 +76,9 @@ class SecondLook(Pass):
         fits: of the fit pass.
         carries: the fitted carry-overs, with folds left out.
         variance: of the residual, each fold left out, nats^2.
-        swapping: every batch is a block of the swap gate.
+        swapping: every batch is a block of the swap gate, or all batches together the block that was `seen`.
         filtering: keep the sizes of the filtered carry-over.
+        seen: states and rhythm of the block, where its windows come in several batches.
     """
 
     def __init__(
@@ -60,6 +90,7 @@ class SecondLook(Pass):
         *,
         swapping: bool = False,
         filtering: bool = True,
+        seen: FirstLook | None = None,
     ) -> None:
         super().__init__(study)
         self._columns = columns_of(study.window, study.state_rank, query_stride=study.query_stride)
@@ -75,15 +106,18 @@ class SecondLook(Pass):
         self.series = {layer: Series() for layer in study.layers}
         self.gains: dict[int, list[np.ndarray]] = {layer: [] for layer in study.layers}
         self._swapping, self._filtering = swapping, filtering
+        known = {} if seen is None else seen.states
+        self._crossings = {
+            layer: Crossing(self._algebra[layer], states, seen.rhythm, study.bases[layer])
+            for layer, states in known.items()
+            if seen is not None
+        }
 
     def __call__(self, layer: Layer) -> None:
         states, scores, surface = self._read(layer)
         index, z = layer.index, states[..., : self.study.state_rank]
         if self._swapping:
-            crossed = cross_documents(
-                self._algebra[index], z, self._rhythm, self.study.bases[index], scores, surface
-            )
-            self.gains[index].append(swapped_gains(crossed, self._columns, self._wanted[index]))
+            self._cross(index, z, scores, surface)
         if self._filtering:
             for first in range(0, len(z), FILTERED):
                 part = slice(first, first + FILTERED)
@@ -91,6 +125,17 @@ class SecondLook(Pass):
                 self._filter(
                     index, z[part], self._rhythm[part], scores[part], of_part, self._batch.fold[part]
                 )
+
+    def _cross(self, index: int, z: Tensor, scores: Tensor, surface: Tensor | None) -> None:
+        crossing = self._crossings.pop(index, None) or Crossing(
+            self._algebra[index], z, self._rhythm, self.study.bases[index]
+        )
+        crossing.add(scores, surface)
+        if crossing.missing:
+            self._crossings[index] = crossing
+        else:
+            gains = swapped_gains(crossing.crossed(), self._columns, self._wanted[index])
+            self.gains[index].append(gains)
 
     def _filter(
         self,
