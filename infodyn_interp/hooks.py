@@ -638,9 +638,7 @@ def _compare(
         # masked scores are the dtype's minimum, not -inf
         visible = scores > torch.finfo(scores.dtype).min / 2
         largest = []
-        for part in zip(
-            *(one.split(CHECKED_QUERIES, 2) for one in (scores, visible, pattern)), strict=True
-        ):
+        for part in zip(*(one.split(CHECKED_QUERIES, 2) for one in (scores, visible, pattern)), strict=True):
             own = torch.softmax(part[0].float().masked_fill(~part[1], -torch.inf), -1)
             largest.append((own - part[2]).abs().max())
         difference = torch.stack(largest).max().item()

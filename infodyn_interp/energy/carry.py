@@ -228,8 +228,8 @@ def _lagged_rows(
 class _Sums:
     """Sums of a map over the keys that two rows share: a row's total less its last keys, or less its first.
 
-    Row t sees the keys of row t - k and at most k steps' more; under a sliding window row t - k sees as many that t does
-    not.
+    Row t sees the keys of row t - k and at most as many more as there are tokens between; under a sliding window row
+    t - k sees as many that t does not.
     """
 
     total: Float[Tensor, "map query"]

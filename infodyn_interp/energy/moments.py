@@ -258,9 +258,7 @@ class WindowAlgebra:
             return self.support.key_products(values).to(values)
         return self._square("key_gram", values) @ values
 
-    def whitened(
-        self, sums: Float[Tensor, "window key column"]
-    ) -> Float[Tensor, "window direction column"]:
+    def whitened(self, sums: Float[Tensor, "window key column"]) -> Float[Tensor, "window direction column"]:
         """`R sums` with `R' R = K+`, by the factor in short windows and under a sliding one, else in closed form."""
         if self.support.window > DENSE_WINDOW and self.support.nested:
             return self.support.whiten_keys(sums)

@@ -312,7 +312,8 @@ def _known(means: MeanStates | None) -> MeanStates:
 class SurfaceFit:
     """Sums by fold that say how well a reference explains the scores and how far the energy bends them.
 
-    All are read on every 16th query, or as near to that as a stride of queries allows. The last dimension is the head, another may stand before it (layers).
+    All are read on every 16th query, or as near to that as a stride of queries allows. The last dimension is the head,
+    another may stand before it (layers).
 
     Args:
         products: row-centred scores with themselves, reference with itself, and the two, in nats^2.

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from infodyn_interp.energy.gauge import FIRST_KEY, Support, interval_sums
+from infodyn_interp.energy.gauge import Support, interval_sums
 
 WIDTHS = (0.1, 0.4, 1.6)  # kernel widths of the fitted tracks
 TAUS = (2.0, 8.0, 32.0)  # memory of the track, in tokens
@@ -305,8 +305,8 @@ def row_blocks(
     """Kernel and track maps in causal blocks of rows: those of a tile, or a quarter of the whole window each.
 
     A track is `T[t, j] = sum over first_key <= i < t, i != j of exp(-(t - i) / tau) K_w(z_j, z_i)` (seed 1.2.2): within
-    a block one matrix product with the decays, and what earlier blocks left is one more row a tau. All i count, whatever
-    queries the support uses.
+    a block one matrix product with the decays, and what earlier blocks left is one more row a tau. All i count,
+    whatever queries the support uses.
 
     Args:
         states: z of each key.
@@ -330,7 +330,9 @@ def row_blocks(
             used = slice(queries.start - first, last - first, queries.step)
             within = within.view(len(grid.taus), last - first, -1)[:, used].flatten(0, 1)
             known = torch.cat([past[..., own, :last], left[..., :last]], -2)
-            tracks = _each(within, known).view(windows, -1, rows.stop - rows.start, last)
+            tracks = _each(within, known).view(
+                windows, len(grid.widths) * len(grid.taus), rows.stop - rows.start, last
+            )
             kept = similar[..., queries.start - top : last - top : queries.step, :last]
             yield RowBlock(first, last, rows, kept, tracks)
             left = _each(onward, past[..., own, :]).add_(fading[:, None] * left)
@@ -341,7 +343,9 @@ def _each(
 ) -> Float[Tensor, "window width out key"]:
     """`matrix @ maps` as one batched product: torch would fold the maps into one matrix and copy them twice."""
     batch = maps.reshape(-1, *maps.shape[2:])
-    return torch.bmm(matrix.expand(len(batch), -1, -1), batch).view(*maps.shape[:2], *matrix.shape[:1], -1)
+    return torch.bmm(matrix.expand(len(batch), -1, -1), batch).view(
+        *maps.shape[:2], len(matrix), maps.shape[-1]
+    )
 
 
 @lru_cache(maxsize=32)
@@ -406,9 +410,7 @@ def pair_field_tiles(
         for block in blocks_of_rows:
             maps = torch.cat([block.kernels, block.tracks], 1)
             here = slice(block.rows.start - rows.start, block.rows.stop - rows.start)
-            out[:, :, here, : block.last] += (dense @ maps.flatten(2)).view(
-                windows, fields, *maps.shape[2:]
-            )
+            out[:, :, here, : block.last] += (dense @ maps.flatten(2)).view(windows, fields, *maps.shape[2:])
             if block.last == last:
                 break
         mask = support.mask[rows, :last].to(out)

@@ -19,7 +19,10 @@ SWAP_LEVEL = 0.05  # p of the swap gate: 1 / 20, so the true columns must beat a
 LEAST_GAIN = 0.005  # of a term that is worth a name: half a percent of held-out energy variance
 LEAST_SPLIT_HALF = 0.7  # half the documents must bring back half the variance of the field the others give
 LEAST_TRACK_LEFT = 0.15  # below it a track is key-only to all intents and cannot be told from P
-RHO_BELOW, RHO_ABOVE = 0.05, 1 - 1 / max(LAGS)  # of a step: rho's interval lies between: else noise, or a key effect
+RHO_BELOW, RHO_ABOVE = (
+    0.05,
+    1 - 1 / max(LAGS),
+)  # of a step: rho's interval lies between: else noise, or a key effect
 MOST_MISFIT = 0.1  # of the variogram, RMS over RMS
 LEAST_SILL = 0.05  # share of row-centred energy variance
 MOST_RHO_SHIFT = 0.15  # of rho once all nine tracks are taken out

@@ -33,7 +33,7 @@ def label_interference(
     layers: Sequence[int],
     seed: int,
 ) -> dict[str, xarray.Variable]:
-    """How innovations follow the prosody residual of the step before, by layer and head; `keys` of each layer's rows."""
+    """How innovations follow the prosody residual of the step before, by layer and head; `keys` of each row."""
     found = []
     for layer, of_rows in zip(layers, keys, strict=True):
         sizes = sizes_of(series[layer])
@@ -111,7 +111,10 @@ def label_precisions(
             name: label(
                 PRECISION_GRID,
                 [
-                    [per_token(one.rho, query_stride) if name == "rho" else getattr(one, name) for one in found]
+                    [
+                        per_token(one.rho, query_stride) if name == "rho" else getattr(one, name)
+                        for one in found
+                    ]
                     for found in carries.values()
                 ],
                 unit,

@@ -153,12 +153,8 @@ def label_profile(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset
             "best": label(GRID, per_token(of("best"), stride), "1", "rho of the least squares"),
             "low": label(GRID, per_token(of("low"), stride), "1", "lowest rho not rejected"),
             "high": label(GRID, per_token(of("high"), stride), "1", "highest rho not rejected"),
-            "fisher_low": label(
-                GRID, per_token(jackknife_low, stride), "1", "lower end by jackknife"
-            ),
-            "fisher_high": label(
-                GRID, per_token(jackknife_high, stride), "1", "upper end by jackknife"
-            ),
+            "fisher_low": label(GRID, per_token(jackknife_low, stride), "1", "lower end by jackknife"),
+            "fisher_high": label(GRID, per_token(jackknife_high, stride), "1", "upper end by jackknife"),
             "disagree": label(
                 GRID, of("disagree"), "1", "1 where profile and jackknife intervals do not agree"
             ),

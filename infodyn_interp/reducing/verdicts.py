@@ -270,7 +270,9 @@ def label_carry(
         "misfit": label(
             GRID, of(chosen, "misfit"), "1", "RMS of variogram minus fit over RMS of the variogram"
         ),
-        "rho_nine": label(GRID, per_token(of(nine, "rho"), stride), "1", "rho with all nine tracks taken out"),
+        "rho_nine": label(
+            GRID, per_token(of(nine, "rho"), stride), "1", "rho with all nine tracks taken out"
+        ),
         "sill_nine": label(GRID, of(nine, "sill"), "nats^2", "sill with all nine tracks taken out"),
         "variogram": label(
             ("layer", "lag", "head"),

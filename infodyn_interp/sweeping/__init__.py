@@ -147,7 +147,7 @@ def sweep(
             first window of each document that a null reads: a pass each, and one in the model's own.
         query_stride: every so many queries are used, from the first with energies on, for a cheap first look; lags of
             the carry-over are then multiples of it.
-        query_tile: queries whose maps are held at once; 128 in windows above 512 tokens, all in shorter ones by default.
+        query_tile: queries whose maps are held at once; 128 in windows above 512 tokens, else all by default.
         documents_per_shard: whole documents that are read, and lost by a kill, as one piece; as many as folds by
             default, more where there would be over 64 shards.
         workers: processes of this machine, each with a model of its own.

@@ -173,9 +173,7 @@ class Carrying(Pass):
         drawn = self._drawn(layer.index) if "field" in carried.variograms else []
         squares = field_squares = sums = crosses = fields = torch.zeros((), dtype=torch.float64)
         trail, field_trail, later = Trail(), Trail(), []
-        tiles = pair_field_tiles(
-            states, beta.flatten(1, 2), self._columns, support, self.study.query_tile
-        )
+        tiles = pair_field_tiles(states, beta.flatten(1, 2), self._columns, support, self.study.query_tile)
         for tile in tiles:
             energy = self._energy(layer.index, scores, surface, tile.rows, tile.last)
             left = energy[:, None] - tile.energies.unflatten(1, (beta.shape[1], -1))

@@ -157,9 +157,7 @@ class SecondLook(Pass):
         field = self._fields[index][folds] @ columns.to(self._fields[index]).mT
         inverse = support.inverse_counts.to(field)
         sizes: dict[str, list[Tensor]] = {one.name: [] for one in fields(Series)}
-        tiles = pair_field_tiles(
-            z, self._pairs[index][folds], self._columns, support, self.study.query_tile
-        )
+        tiles = pair_field_tiles(z, self._pairs[index][folds], self._columns, support, self.study.query_tile)
         for tile in tiles:
             energy = self._energy(index, scores, surface, tile.rows, tile.last)
             carried, innovation = pass_on(energy - tile.energies, tile.rows)

@@ -349,10 +349,7 @@ class Part:
     def carried(self) -> dict[int, Carried]:
         """What the carry pass left of each layer."""
         frozen = self._arrays("carry")
-        return {
-            layer: Carried.of(frozen, layer, self._support(layer))
-            for layer in self.settings.layers
-        }
+        return {layer: Carried.of(frozen, layer, self._support(layer)) for layer in self.settings.layers}
 
     def frozen_fits(self) -> Frozen:
         """What the second look, and other precisions of the model, are read by."""

@@ -106,9 +106,7 @@ class Pass:
         dtype = torch.promote_types(model.dtype, torch.float32)
         return torch.from_numpy(coefficients).to(model.device, dtype)
 
-    def _energy(
-        self, layer: int, scores: Tensor, surface: Tensor | None, rows: slice, last: int
-    ) -> Tensor:
+    def _energy(self, layer: int, scores: Tensor, surface: Tensor | None, rows: slice, last: int) -> Tensor:
         """Row-centred energies of some rows of a layer's windows up to a key, in single precision at least."""
         support = self._supports[layer]
         here = (slice(None), slice(None), support.queries_of(rows), slice(last))

@@ -11,8 +11,8 @@ from infodyn_interp.energy.carry import (
     fit_carry,
     fit_variogram,
     lagged_products,
-    later_rows,
     lags_of,
+    later_rows,
     permuted_products,
     shared_keys,
 )
@@ -110,7 +110,9 @@ def test_queries_in_random_order_carry_nothing():
     draw = np.random.default_rng(5)
     values, _ = residual(draw, 0.7)
     support, documents = support_of(WINDOW), np.arange(FOLDS)
-    sums, weights = permuted_products(later_rows(values, support), support, documents, np.zeros_like(documents))
+    sums, weights = permuted_products(
+        later_rows(values, support), support, documents, np.zeros_like(documents)
+    )
     null = Variogram.empty(support, HEADS, FOLDS)
     null.add(sums, weights, documents)
     assert (np.abs(null.value[-2:].mean(0) / null.value[0] - 1) < 0.05).all()

@@ -6,7 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from test_moments import HEADS, World, gram
+from made_up import HEADS, World, gram
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from infodyn_interp.energy import moments as room
@@ -57,7 +57,7 @@ def require_same(world: World, one: WindowMoments, other: WindowMoments, bound: 
             assert np.nanmax(np.abs(found - expected) / scale) <= bound
 
 
-@pytest.mark.parametrize(("reach", "stride"), [(None, 1), (20, 1), (None, 4), (20, 3)])
+@pytest.mark.parametrize(("reach", "stride"), [(None, 1), (20, 1), (None, 4), (20, 3), (None, 40)])
 def test_tiles_give_the_moments_of_the_whole_window(reach: int | None, stride: int) -> None:
     world, support = World(WINDOW, 3), Support(WINDOW, reach, query_stride=stride)
     require_same(world, moments_of(world, support), moments_of(world, support, TILE))
@@ -66,9 +66,9 @@ def test_tiles_give_the_moments_of_the_whole_window(reach: int | None, stride: i
 @pytest.mark.parametrize("reach", [None, 24])
 @pytest.mark.parametrize("stride", [2, 4, 5])
 def test_strided_moments_are_those_of_the_rows_that_are_used(stride: int, reach: int | None) -> None:
-    world, support = World(60, 2, windows=1), Support(60, reach, query_stride=stride)
-    mask = oracle.support(60, reach)
-    unused = np.ones(60, bool)
+    world, support = World(44, 2, windows=1), Support(44, reach, query_stride=stride)
+    mask = oracle.support(44, reach)
+    unused = np.ones(44, bool)
     unused[12::stride] = False
     mask[unused] = False
     np.testing.assert_array_equal(support.mask.numpy(), mask[12::stride])
@@ -79,8 +79,8 @@ def test_strided_moments_are_those_of_the_rows_that_are_used(stride: int, reach:
     scale = np.sqrt(np.outer((rows**2).sum(1), (rows**2).sum(1))) + 1e-30
     assert np.nanmax(np.abs(gram(world, found, 0, "row") - rows @ rows.T) / scale) <= 1e-12
     kept = [*range(world.columns.within), *range(world.columns.count, len(arrays))]
-    both = np.stack([oracle.center_both(arrays[one], mask, rounds=1000) for one in kept])
-    both = both.reshape(len(kept), -1)
+    keys = np.stack([oracle.center_rows(np.tile(one, (44, 1)), mask).ravel() for one in np.eye(44)])
+    both = rows[kept] - rows[kept] @ np.linalg.pinv(keys, rcond=1e-10) @ keys
     difference = np.abs(gram(world, found, 0, "within") - both @ both.T) / scale[np.ix_(kept, kept)]
     assert np.nanmax(difference) <= 1e-9
 
@@ -137,8 +137,6 @@ def test_lags_are_steps_between_the_queries_that_are_used(stride: int) -> None:
     found = lagged_products(used, support)[0, 0, 0]
     whole, total, keys = center_rows(values, dense)[0, 0], 0.0, 0
     for query in range(12 + stride, 64, stride):
-        if query not in range(12 + stride, 64, stride):
-            continue
         seen = slice(4, query - stride)
         step = whole[query, seen] - whole[query - stride, seen]
         total += float(((step - step.mean()) ** 2).sum() / 2)
@@ -165,14 +163,14 @@ def test_a_block_of_the_swap_gate_may_come_in_parts() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Elements of the largest tensor that is made."""
+    """Elements of the largest array of numbers that is made."""
 
     found = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
         for one in made if isinstance(made, tuple | list) else [made]:
-            if isinstance(one, torch.Tensor) and not one._is_view():
+            if isinstance(one, torch.Tensor) and one.is_floating_point() and not one._is_view():
                 self.found = max(self.found, one.numel())
         return made
 
@@ -192,35 +190,35 @@ def test_moments_of_4096_tokens_hold_one_tile_of_maps() -> None:
         algebra = WindowAlgebra(support, rank)
         moments = algebra(states, rhythm, basis, scores, None)
     maps = 12 + heads
-    # one array of the support itself is square, in bytes, and small beside the maps of a tile in eights of them
-    assert largest.found <= max(maps * (tile + 1) * window, window**2)
-    assert largest.found < heads * window**2
+    assert largest.found <= maps * (tile + 1) * window
     assert sum(high - low + 1 for low, high in algebra.columns.bins) == window - 1
-    # distance bins against the lags of the last row's block, counted one by one
-    full = moments.gram_row[0]
-    assert bool(torch.isfinite(full).all())
+    assert bool(torch.isfinite(moments.gram_row).all())
     expected = (center_rows(-scores, support)[0] ** 2).double().sum((1, 2))
     torch.testing.assert_close(moments.square_row[0], expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("window", [2048, 4096])
-def test_products_of_distance_bins_are_counts_of_keys_to_the_end_of_a_long_window(window: int) -> None:
+@pytest.mark.parametrize(
+    ("window", "dtype", "bound"), [(2048, torch.float64, 1e-9), (4096, torch.float32, 1e-6)]
+)
+def test_products_of_distance_bins_reach_to_the_end_of_a_long_window(
+    window: int, dtype: torch.dtype, bound: float
+) -> None:
     support, draw = Support(window), np.random.default_rng(0)
     algebra = WindowAlgebra(support, 1)
-    bins, scores = algebra.columns.bins, torch.tensor(draw.normal(size=(1, 1, window, window)))
+    bins, scores = algebra.columns.bins, torch.tensor(draw.normal(size=(1, 1, window, window))).to(dtype)
     states = torch.tensor(draw.normal(size=(1, window, 1)))
     products, sums = algebra.pair_products(states, scores, None)
     low, high = bins[-1]
     assert high == window - 1
     energy = center_rows(-scores, support)[0, 0]
     lag = torch.arange(window)[:, None] - torch.arange(window)
-    member = ((lag >= low) & (lag <= high) & support.mask).double()
-    centred = center_rows(member, support)
+    member = ((lag >= low) & (lag <= high) & support.mask).to(dtype)
+    centred = center_rows(member, support).to(dtype)
     last, head = len(bins) - 1, algebra.columns.within
-    assert float(products[0, last, last]) == pytest.approx(float((centred**2).sum()), rel=1e-9)
+    assert float(products[0, last, last]) == pytest.approx(float((centred**2).sum()), rel=bound)
     scale = math.sqrt(float((centred**2).sum() * (energy**2).sum()))
-    assert float(products[0, last, head]) == pytest.approx(float((centred * energy).sum()), abs=1e-9 * scale)
-    torch.testing.assert_close(sums[0, :, last], centred.sum(0), atol=1e-8, rtol=1e-9)
+    assert float(products[0, last, head]) == pytest.approx(float((centred * energy).sum()), abs=bound * scale)
+    torch.testing.assert_close(sums[0, :, last], centred.sum(0), atol=1e3 * bound, rtol=bound)
 
 
 def test_blocks_cover_every_row_once_whatever_the_tile_and_stride() -> None:
