@@ -342,13 +342,16 @@ def cost(
     window: Annotated[int, typer.Option(min=16, help="Tokens in a window.")] = 256,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved repeats; medians are shown.")] = 5,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
+    query_stride: Annotated[int, typer.Option(min=1, help="Every so many queries are used.")] = 1,
     as_json: Json = False,
 ) -> None:
     """Measure what a fit costs over a plain forward pass, in time and memory."""
     from infodyn_interp import costing, models
 
     opened = models.open_model(model)
-    measured = costing.measure_cost(opened, batch=batch, window=window, repeats=repeats, threads=threads)
+    measured = costing.measure_cost(
+        opened, batch=batch, window=window, repeats=repeats, threads=threads, query_stride=query_stride
+    )
     if as_json:
         show_json(measured)
     else:

@@ -30,6 +30,7 @@ def measure_cost(
     state_rank: int = 8,
     repeats: int = 5,
     threads: int = 2,
+    query_stride: int = 1,
     seed: int = 0,
 ) -> dict[str, float]:
     """Time and memory of a fit beside a plain forward pass of the same windows.
@@ -50,6 +51,7 @@ def measure_cost(
         state_rank: of the fit.
         repeats: timed repeats of each row.
         threads: of torch, for the time of the measurement.
+        query_stride: of the passes: every so many queries are used.
         seed: of the random tokens.
 
     Returns:
@@ -61,7 +63,7 @@ def measure_cost(
     vocabulary = model.bridge.cfg.d_vocab
     tokens = torch.randint(0, vocabulary, (batch, window), generator=generator)
     with torch_threads(threads), tempfile.TemporaryDirectory(prefix="cost-") as scratch:
-        rows, ladder = _rows(model, tokens, state_rank, Path(scratch))
+        rows, ladder = _rows(model, tokens, state_rank, query_stride, Path(scratch))
         medians = time_rows(rows, repeats)
         peaks = {name: _peak(run) for name, run in rows.items()}
     out = {f"{name}_over_bridge_forward": medians[name] / medians["bridge_forward"] for name in rows}
@@ -81,16 +83,18 @@ def measure_cost(
         "state_rank": state_rank,
         "repeats": repeats,
         "threads": threads,
+        "query_stride": query_stride,
     }
     return out
 
 
 def _rows(
-    model: Model, tokens: Tensor, state_rank: int, scratch: Path
+    model: Model, tokens: Tensor, state_rank: int, query_stride: int, scratch: Path
 ) -> tuple[dict[str, Callable[[], object]], dict[int, LadderMoments]]:
     """What is timed, by name, and the ladder's products, which a run keeps on disk."""
     every = tuple(range(model.layers))
-    bench = Bench(model, tokens, Settings(every, state_rank=state_rank, limits=every), scratch)
+    settings = Settings(every, state_rank=state_rank, limits=every, query_stride=query_stride)
+    bench = Bench(model, tokens, settings, scratch)
     tokens = bench.windows.tokens
     plain, full = bench.fit("zero"), bench.fit()
     carry, with_ladder = bench.carry(), bench.carry(ladder=True)

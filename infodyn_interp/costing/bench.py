@@ -146,6 +146,8 @@ class Bench:
             self._means,
             self.checked,
             self._bases,
+            query_stride=self.settings.query_stride,
+            query_tile=self.settings.query_tile,
         )
 
     def _capture(self, batch: Batch, visit: Callable[[Layer], None], keep: int | None) -> None:

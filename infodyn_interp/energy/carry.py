@@ -5,6 +5,7 @@ variogram is neither: on the keys two rows share, an effect of the key cancels i
 value at lag nought, and what fades with the lag is the carry-over.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -17,12 +18,13 @@ from torch import Tensor
 from infodyn_interp.energy.fitting import Estimate
 from infodyn_interp.energy.gauge import Support, center_rows
 
-LAGS = (1, 2, 3, 4, 6, 8, 12, 16)
+LAGS = (1, 2, 3, 4, 6, 8, 12, 16)  # steps: from a row of the support to a later one
 LEAST_SHARED = 2  # keys two rows must share: the row constant takes one
 TOP = 0.995  # of rho: beyond it a carry-over and an effect of the key look the same at every lag
 GRID = 200  # of rho, refined around its best
 REFINEMENTS, REFINED = 3, 21
 ROWS = 64  # in a block of lagged products
+NULL_KEYS = 256  # of the null of queries in random order, evenly spaced where a window has more
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Variogram:
     """Half the squared, row-centred differences of rows t and t - k on the keys they share, by fold; merged by `+`.
 
     `sums`: nats^2, summed; `weights`: shared keys less the one that each pair of rows spends on its constant, so that
-    the quotient is the variogram of independent keys without bias.
+    the quotient is the variogram of independent keys without bias. Lags are in steps: tokens, or with a stride of
+    queries that many tokens each.
     """
 
     lags: tuple[int, ...]
@@ -80,7 +83,7 @@ class Carry:
     """The fitted carry-over of one layer's heads; `*_without` with each fold left out.
 
     Args:
-        rho: what one step keeps.
+        rho: what one step keeps (`per_token` makes it what one token does, where a step is several).
         nugget: variance of what no step keeps, nats^2.
         sill: stationary variance of the carry-over, nats^2.
         misfit: RMS of variogram minus fit over RMS of the variogram.
@@ -108,9 +111,14 @@ class Carry:
         return Estimate(np.tanh(found.value), np.tanh(found.low), np.tanh(found.high), found.t)
 
 
+def per_token(rho: Float[np.ndarray, "*any"], query_stride: int) -> Float[np.ndarray, "*any"]:
+    """What one token keeps where a step of so many keeps rho: every k-th row of an autoregression is one of rho^k."""
+    return rho if query_stride == 1 else np.sign(rho) * np.abs(rho) ** (1 / query_stride)
+
+
 def lags_of(support: Support) -> tuple[int, ...]:
-    """The lags at which rows of a window share keys enough."""
-    most = support.window - support.first_query
+    """The lags, in steps, at which rows of a window share keys enough."""
+    most = int((support.queries >= support.first_query).sum())
     return tuple(
         lag for lag in LAGS if lag < most and float(_shared(support, lag).clamp(min=0).max()) >= LEAST_SHARED
     )
@@ -119,7 +127,7 @@ def lags_of(support: Support) -> tuple[int, ...]:
 @lru_cache(maxsize=64)
 def _shared(support: Support, lag: int) -> Float[Tensor, " query"]:
     """Keys that rows t and t - lag share, by t; 0 where there is no row t - lag."""
-    shared = torch.zeros(support.window, dtype=torch.float64)
+    shared = torch.zeros(len(support.queries), dtype=torch.float64)
     stop, start = support.stop[:-lag], support.start[lag:]
     empty = (support.counts[:-lag] == 0) | (support.counts[lag:] == 0)
     shared[lag:] = torch.where(empty, 0, (stop - start).clamp(min=0)).double()
@@ -136,28 +144,37 @@ def lagged_products(
     left: Float[Tensor, "*batch query key"],
     support: Support,
     right: Float[Tensor, "*batch query key"] | None = None,
+    *,
+    low: int = 0,
+    first: int = 0,
 ) -> Float[Tensor, "*batch lag"]:
     """Half the products of the row-centred differences of rows t and t - k, summed over shared keys and rows.
 
     Args:
-        left: a residual, zero off the support; row constants do not matter, but those near zero keep more digits.
+        left: a residual, zero off the support; row constants do not matter, but those near zero keep more digits. Keys
+            past the last that its rows see may be left out.
         right: another one; the same by default, which gives the variogram's sums.
+        low: the support's row that these begin with, where they are a tile.
+        first: the first row t that counts; those before it are there to be compared with.
 
     Returns:
         One sum a lag (`lags_of`), nats^2, float64.
     """
     other = left if right is None else right
     same = other is left
-    a, b = (one.reshape(-1, support.window, support.window).contiguous() for one in (left, other))
-    own = _Sums.of(a, b, support)
-    of_a = _Sums.of(a, None, support)
-    of_b = of_a if same else _Sums.of(b, None, support)
-    crossed = _lagged_rows(a, b, lags_of(support))
-    mirrored = crossed if same else _lagged_rows(b, a, lags_of(support))
+    a, b = (one.reshape(-1, *left.shape[-2:]).contiguous() for one in (left, other))
+    here, lags = slice(low, low + left.shape[-2]), lags_of(support)
+    own = _Sums.of(a, b, support, here)
+    of_a = _Sums.of(a, None, support, here)
+    of_b = of_a if same else _Sums.of(b, None, support, here)
+    ends = (support.queries[here] + 1).tolist()
+    crossed = _lagged_rows(a, b, lags, ends)
+    mirrored = crossed if same else _lagged_rows(b, a, lags, ends)
     out = []
-    for place, lag in enumerate(lags_of(support)):
-        shared = _shared(support, lag).to(a.device)
+    for place, lag in enumerate(lags):
+        shared = _shared(support, lag)[here].to(a.device)
         rows = (shared >= LEAST_SHARED).nonzero()[:, 0]
+        rows = rows[rows >= first - low]
         squares = own.later(rows, lag) + own.earlier(rows, lag)
         squares -= crossed[place][:, rows - lag] + mirrored[place][:, rows - lag]
         shift_a = of_a.later(rows, lag) - of_a.earlier(rows, lag)
@@ -166,17 +183,44 @@ def lagged_products(
     return torch.stack(out, -1).view(*left.shape[:-2], len(out))
 
 
+class Trail:
+    """Tiles of rows, each with as many rows before it as the longest lag goes back."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def join(self, tile: Float[Tensor, "*batch query key"]) -> tuple[Float[Tensor, "*batch row key"], int]:
+        """The next tile behind what is kept, and how many rows that is."""
+        joined, before = tile, 0
+        if self._kept is not None:
+            wider = (0, tile.shape[-1] - self._kept.shape[-1])
+            joined = torch.cat([torch.nn.functional.pad(self._kept, wider), tile], -2)
+            before = self._kept.shape[-2]
+        self._kept = joined[..., -max(LAGS) :, :].clone()
+        return joined, before
+
+
 def _lagged_rows(
-    a: Float[Tensor, "map query key"], b: Float[Tensor, "map query key"], lags: tuple[int, ...]
+    a: Float[Tensor, "map query key"],
+    b: Float[Tensor, "map query key"],
+    lags: tuple[int, ...],
+    ends: Sequence[int],
+    size: int = ROWS,
 ) -> list[Float[Tensor, "map row"]]:
-    """Products of row t of one map with row t - k of the other, by lag, from row k on (float64)."""
-    length = a.shape[-1]
+    """Products of row t of one map with row t - k of the other, by lag, from row k on (float64).
+
+    Args:
+        ends: one past the last key of each row that may not be 0.
+        size: rows of a block.
+    """
+    length = a.shape[-2]
     parts: list[list[Tensor]] = [[] for _ in lags]
-    for first in range(0, length, ROWS):
-        last, low = min(first + ROWS, length), max(0, first - max(lags))
-        products = a[:, first:last, :last] @ b[:, low:last, :last].transpose(1, 2)
+    for first in range(0, length, size):
+        last, low = min(first + size, length), max(0, first - max(lags))
+        keys = slice(0, ends[last - 1])
+        products = a[:, first:last, keys] @ b[:, low:last, keys].transpose(1, 2)
         for part, lag in zip(parts, lags, strict=True):
-            part.append(products.diagonal(first - low - lag, 1, 2)[:, : last - max(first, lag)])
+            part.append(products.diagonal(first - low - lag, 1, 2)[:, : max(0, last - max(first, lag))])
     return [torch.cat(part, 1).double() for part in parts]
 
 
@@ -184,7 +228,8 @@ def _lagged_rows(
 class _Sums:
     """Sums of a map over the keys that two rows share: a row's total less its last keys, or less its first.
 
-    Row t sees the keys of row t - k and at most k more; under a sliding window row t - k sees as many that t does not.
+    Row t sees the keys of row t - k and at most as many more as there are tokens between; under a sliding window row
+    t - k sees as many that t does not.
     """
 
     total: Float[Tensor, "map query"]
@@ -194,11 +239,12 @@ class _Sums:
     stop: Int[Tensor, " query"]
 
     @classmethod
-    def of(cls, a: Tensor, b: Tensor | None, support: Support) -> "_Sums":
-        """Of a map, or of the product of two; zero off the support."""
-        start, stop = support.start.to(a.device), support.stop.to(a.device)
-        step = torch.arange(max(LAGS), device=a.device)
-        row = torch.arange(support.window, device=a.device)[:, None]
+    def of(cls, a: Tensor, b: Tensor | None, support: Support, rows: slice) -> "_Sums":
+        """Of some rows of a map, or of the product of two; zero off the support."""
+        start, stop = support.start[rows].to(a.device), support.stop[rows].to(a.device)
+        most = min(max(LAGS) * support.query_stride, support.window)
+        step = torch.arange(most, device=a.device)
+        row = torch.arange(len(start), device=a.device)[:, None]
 
         def running(keys: Tensor) -> Tensor:
             edge = a[:, row, keys] if b is None else a[:, row, keys] * b[:, row, keys]
@@ -207,7 +253,7 @@ class _Sums:
         total = a.sum(-1) if b is None else torch.linalg.vecdot(a, b)
         last = running((stop[:, None] - 1 - step).clamp(min=0))
         slides = bool((start != start[0]).any())
-        first = running((start[:, None] + step).clamp(max=support.window - 1)) if slides else None
+        first = running((start[:, None] + step).clamp(max=a.shape[-1] - 1)) if slides else None
         return cls(total.double(), last, first, start, stop)
 
     def later(self, rows: Tensor, lag: int) -> Float[Tensor, "map row"]:
@@ -222,47 +268,84 @@ class _Sums:
         return self.total[:, before] - self.first[:, before, self.start[rows] - self.start[before]]
 
 
+def later_rows(
+    residual: Float[Tensor, "*batch query key"], support: Support, first: int = 0
+) -> Float[Tensor, "*batch row common"]:
+    """The rows of a window's later half on the keys that all of them see: what `permuted_products` takes.
+
+    Args:
+        residual: rows of the support, from its row `first` on; keys past the last that they see may be left out.
+    """
+    half = support.window // 2
+    start, stop = int(support.start[-1]), half - support.gap
+    count = min(max(stop - start, 0), NULL_KEYS)
+    keys = start + torch.arange(count) * (stop - start) // max(count, 1)
+    later = residual[..., max(support.rows_of(0, half).stop - first, 0) :, :]
+    if not later.shape[-2]:
+        return later.new_zeros(*later.shape[:-1], count)
+    return later[..., keys.to(residual.device)]
+
+
 def permuted_products(
-    residual: Float[Tensor, "window *field query key"],
+    later: Float[Tensor, "window *field row common"],
     support: Support,
     documents: Int[np.ndarray, " window"],
     positions: Int[np.ndarray, " window"],
 ) -> tuple[Float[Tensor, "window *field lag"], Float[Tensor, " lag"]]:
     """The null `permuted_queries`: lagged squares of the later half's rows in random order, and their weights.
 
-    Rows `t >= window / 2` on the keys all of them see; an order is drawn from the window's document and position alone.
-    What is carried from row to row is gone, what belongs to keys, queries and pairs stays.
+    An order is drawn from the window's document and position alone. What is carried from row to row is gone, what
+    belongs to keys, queries and pairs stays.
+
+    Args:
+        later: from `later_rows`, tiles joined.
     """
-    half, lags = support.window // 2, lags_of(support)
-    keys = slice(int(support.start[-1]), half - support.gap)
-    rows = support.window - half
-    if keys.stop - keys.start < LEAST_SHARED or rows <= max(lags):
-        nothing = residual.new_zeros(*residual.shape[:-2], len(lags), dtype=torch.float64)
+    lags, (rows, width) = lags_of(support), later.shape[-2:]
+    if width < LEAST_SHARED or rows <= max(lags):
+        nothing = later.new_zeros(*later.shape[:-2], len(lags), dtype=torch.float64)
         return nothing, torch.zeros(len(lags), dtype=torch.float64)
     orders = [
-        np.random.default_rng([document, position]).permutation(rows) + half
+        np.random.default_rng([document, position]).permutation(rows)
         for document, position in zip(documents.tolist(), positions.tolist(), strict=True)
     ]
-    values = torch.stack([one[..., order, keys] for one, order in zip(residual, orders, strict=True)])
+    values = torch.stack([one[..., order, :] for one, order in zip(later, orders, strict=True)])
     values = values - values.mean(-1, keepdim=True)
     squares = values.square().sum(-1).double()
-    products = (values @ values.transpose(-1, -2)).double()
-    step = torch.arange(rows, device=values.device)
+    maps = values.flatten(0, -3)
+    lagged = _lagged_rows(maps, maps, lags, [width] * rows, NULL_KEYS)
     sums = [
-        ((squares[..., lag:] + squares[..., :-lag]) / 2 - products[..., step[lag:], step[:-lag]]).sum(-1)
-        for lag in lags
+        ((squares[..., lag:] + squares[..., :-lag]) / 2 - products.view(*squares.shape[:-1], -1)).sum(-1)
+        for lag, products in zip(lags, lagged, strict=True)
     ]
-    width = keys.stop - keys.start
     weights = torch.tensor([(width - 1) * (rows - lag) for lag in lags], dtype=torch.float64)
     return torch.stack(sums, -1), weights
 
 
+class UnitCarry:
+    """A carry-over of unit variance for one window, by tiles: each key its own autoregression along queries.
+
+    Args:
+        support: whose rows it has.
+        rho: what one step keeps.
+        generator: of the steps.
+    """
+
+    def __init__(self, support: Support, rho: float, generator: np.random.Generator) -> None:
+        self._support, self._rho, self._generator = support, rho, generator
+        self._state = np.zeros((1, support.window))
+
+    def rows(self, rows: slice, last: int) -> Float[Tensor, "query key"]:
+        """The next rows, row-centred, up to a key."""
+        steps = self._generator.standard_normal((rows.stop - rows.start, self._support.window))
+        steps[0 if rows.start else 1 :] *= np.sqrt(1 - self._rho**2)
+        carried, self._state = scipy.signal.lfilter([1.0], [1.0, -self._rho], steps, axis=0, zi=self._state)
+        return center_rows(torch.from_numpy(carried)[:, :last], self._support, rows)
+
+
 def unit_carry(support: Support, rho: float, generator: np.random.Generator) -> Float[Tensor, "query key"]:
-    """A carry-over of unit variance for one window: each key its own autoregression along queries, row-centred."""
-    steps = generator.standard_normal((support.window, support.window))
-    steps[1:] *= np.sqrt(1 - rho**2)
-    carried = scipy.signal.lfilter([1.0], [1.0, -rho], steps, axis=0)
-    return center_rows(torch.from_numpy(carried), support)
+    """A carry-over of unit variance for one window, all its rows; arguments as of `UnitCarry`."""
+    rows = slice(0, len(support.queries))
+    return UnitCarry(support, rho, generator).rows(rows, support.window)
 
 
 def fit_carry(variogram: Variogram) -> Carry:
@@ -334,6 +417,58 @@ def profile_variogram(
     return nugget, sill, left
 
 
+class CarryFilter:
+    """Per key a Kalman filter of two states, the carry-over and a constant effect of the key, by tiles of queries.
+
+    What a query knows of it comes from this query and those before it, never from later ones (seed 1.2.3; science: M).
+
+    Args:
+        rho, sill, nugget: of the other folds; variances in nats^2.
+        key_variance: variance of the key effects, nats^2.
+        support: the pairs that count.
+    """
+
+    def __init__(
+        self,
+        rho: Float[Tensor, "window head"],
+        sill: Float[Tensor, "window head"],
+        nugget: Float[Tensor, "window head"],
+        key_variance: Float[Tensor, "window head"],
+        support: Support,
+    ) -> None:
+        wide = [value.double() for value in (rho, sill, nugget, key_variance)]
+        self._rho, self._support = rho, support
+        self._gains = _gains(wide[0], wide[1], wide[2], wide[3], len(support.queries))
+        self._seen_from = support.query_bounds[0]
+        self._carry = self._effect = torch.zeros(0)
+
+    def __call__(
+        self, residual: Float[Tensor, "window head query key"], rows: slice
+    ) -> tuple[Float[Tensor, "window head query key"], Float[Tensor, "window head query key"]]:
+        """Filtered carry-over `m_t(j)` and innovation `m_t - rho m_{t-1}` of the next rows, nats; 0 off the support.
+
+        Args:
+            residual: row-centred energies less track and nuisance, by coefficients of other folds.
+            rows: of the support, that they are of.
+        """
+        gains, rho = self._gains.to(residual), self._rho.to(residual)
+        out, innovation = torch.zeros_like(residual), torch.zeros_like(residual)
+        if not rows.start:
+            self._carry = out.new_zeros(*residual.shape[:2], self._support.window)
+            self._effect = torch.zeros_like(self._carry)
+        values = center_rows(residual, self._support, rows)
+        for place, query in enumerate(range(rows.start, rows.stop)):
+            row = slice(int(self._support.start[query]), int(self._support.stop[query]))
+            gain = gains[:, :, :, query - self._seen_from[row]]
+            before = rho[..., None] * self._carry[..., row]
+            surprise = values[:, :, place, row] - before - self._effect[..., row]
+            self._carry[..., row] = before + gain[:, :, 0] * surprise
+            self._effect[..., row] += gain[:, :, 1] * surprise
+            out[:, :, place, row] = self._carry[..., row]
+            innovation[:, :, place, row] = self._carry[..., row] - before
+        return out, innovation
+
+
 def filter_carry(
     residual: Float[Tensor, "window head query key"],
     rho: Float[Tensor, "window head"],
@@ -342,35 +477,9 @@ def filter_carry(
     key_variance: Float[Tensor, "window head"],
     support: Support,
 ) -> tuple[Float[Tensor, "window head query key"], Float[Tensor, "window head query key"]]:
-    """Filtered carry-over `m_t(j)` and innovation `m_t - rho m_{t-1}` of every pair, nats; 0 off the support.
-
-    Per key a Kalman filter of two states, the carry-over and a constant effect of the key: what a query knows of it
-    comes from this query and those before it, never from later ones (seed 1.2.3; science: M).
-
-    Args:
-        residual: row-centred energies less track and nuisance, by coefficients of other folds.
-        rho, sill, nugget: of the other folds; variances in nats^2.
-        key_variance: variance of the key effects, nats^2.
-    """
-    wide = [value.double() for value in (rho, sill, nugget, key_variance)]
-    gains = _gains(wide[0], wide[1], wide[2], wide[3], support.window).to(residual)
-    rho = rho.to(residual)
-    out, innovation = torch.zeros_like(residual), torch.zeros_like(residual)
-    carry = out.new_zeros(*residual.shape[:2], support.window)
-    effect = torch.zeros_like(carry)
-    values = center_rows(residual, support)
-    key = torch.arange(support.window)
-    seen_from = torch.clamp(key + support.gap, min=support.first_query)
-    for query in range(support.first_query, support.window):
-        row = slice(int(support.start[query]), int(support.stop[query]))
-        gain = gains[:, :, :, query - seen_from[row]]
-        before = rho[..., None] * carry[..., row]
-        surprise = values[:, :, query, row] - before - effect[..., row]
-        carry[..., row] = before + gain[:, :, 0] * surprise
-        effect[..., row] += gain[:, :, 1] * surprise
-        out[:, :, query, row] = carry[..., row]
-        innovation[:, :, query, row] = carry[..., row] - before
-    return out, innovation
+    """Filtered carry-over and innovation of whole windows; arguments and what is returned as of `CarryFilter`."""
+    whole = slice(0, residual.shape[2])
+    return CarryFilter(rho, sill, nugget, key_variance, support)(residual, whole)
 
 
 def _gains(

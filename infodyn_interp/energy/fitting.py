@@ -301,7 +301,7 @@ def stiffness(columns: Columns, pairs: float) -> Float[np.ndarray, " column"]:
     grow, and a bend of the field has to earn its place.
     """
     out = np.ones(columns.count)
-    support = support_of(columns.window)
+    support = support_of(columns.window, query_stride=columns.query_stride)
     prior = PRIOR_TOKENS * support.pairs / support.window
     out[columns.blocks["state"].start + columns.state_rank :] += prior / pairs / RIDGE
     return out

@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from infodyn_interp.energy.gauge import Support
+from infodyn_interp.energy.gauge import DENSE_WINDOW, Support
 from infodyn_interp.energy.terms import (
     NINE,
     Basis,
     Columns,
     Grid,
     bin_sums,
+    choose_tile,
     columns_of,
     row_blocks,
     state_columns,
@@ -134,6 +135,7 @@ class WindowAlgebra:
         device: where the scores are.
         bilinear_rank: components of the bilinear block; those of z by default.
         grid: widths and memories of kernels and tracks.
+        tile: queries whose maps are held at once; as `choose_tile` has it by default.
     """
 
     def __init__(
@@ -143,31 +145,31 @@ class WindowAlgebra:
         device: torch.device | str = "cpu",
         bilinear_rank: int | None = None,
         grid: Grid = NINE,
+        tile: int | None = None,
     ) -> None:
-        self.support = support
-        self.columns = columns_of(support.window, state_rank, bilinear_rank, grid)
+        self.support, self.tile = support, choose_tile(support.window, tile)
+        self.columns = columns_of(support.window, state_rank, bilinear_rank, grid, support.query_stride)
         self._memory: Tensor | None = None
         mask = support.mask
         start, stop = self.columns.bin_bounds(support)
         counts = (stop - start).double()
         self._bin_counts = counts.to(device)
         self._inverse_counts = support.inverse_counts.to(device)
-        key = torch.arange(support.window)
-        members = ((key >= start[..., None]) & (key < stop[..., None])).double()
-        self._bin_key_sums = (
-            members.sum(0).T - mask.double().T @ (counts * support.inverse_counts[:, None])
-        ).to(device)
-        self._bin_gram = (
-            torch.diag(counts.sum(0)) - counts.T @ (counts * support.inverse_counts[:, None])
-        ).to(device)
+        ends = torch.zeros(2, support.window + 1, len(self.columns.bins), dtype=torch.float64)
+        ends[0].scatter_add_(0, start, torch.ones_like(counts))
+        ends[1].scatter_add_(0, stop, torch.ones_like(counts))
+        members = (ends[0] - ends[1]).cumsum(0)[:-1]  # rows that have each key in each bin
+        means = counts * support.inverse_counts[:, None]
+        dense = support.window <= DENSE_WINDOW
+        of_means = mask.double().T @ means if dense else support.key_sums(means)
+        self._bin_key_sums = (members - of_means).to(device)
+        self._bin_gram = (torch.diag(counts.sum(0)) - counts.T @ means).to(device)
         lags = torch.zeros(support.window, len(self.columns.bins), dtype=torch.float64)
         for index, (low, high) in enumerate(self.columns.bins):
             lags[low : high + 1, index] = 1
         self._lag_bins = lags.to(device)
-        working = (torch.float32, torch.float64)
-        self._mask = {dtype: mask.to(device, dtype) for dtype in working}
-        self._key_root = {dtype: support.key_root.to(device, dtype) for dtype in working}
-        self._key_gram = {dtype: support.key_gram.to(device, dtype) for dtype in working}
+        self._mask = mask.to(device)
+        self._made: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def __call__(
         self,
@@ -188,7 +190,7 @@ class WindowAlgebra:
         """
         full, key_sums, _ = self._products(states, rhythm, basis, scores, reference)
         p, q = self.columns.count, self.columns.within
-        projected = self._key_root[key_sums.dtype] @ key_sums
+        projected = self.whitened(key_sums)
         seen = (projected.transpose(1, 2) @ projected).double()
         return WindowMoments(
             _pack(full[:, :p, :p]),
@@ -215,7 +217,7 @@ class WindowAlgebra:
         _, key_sums, key_only = self._products(states, rhythm, basis, scores, reference)
         within = self.columns.within
         seen = self.support.mask.sum(0).clamp(min=1).to(key_sums.device)[:, None]
-        fields = self._key_gram[key_only.dtype] @ key_only
+        fields = self.key_products(key_only)
         return torch.cat([key_sums[..., :within], fields], -1).double() / seen, key_sums[
             ..., within:
         ].double() / seen
@@ -247,8 +249,26 @@ class WindowAlgebra:
         full[:, own, own] = pairs[:, columns.within :, columns.within :]
         full[:, : columns.within, field] = with_field[:, : columns.within]
         full[:, field, own] = with_field[:, columns.within :].transpose(1, 2)
-        full[:, field, field] = key_only.transpose(1, 2) @ (self._key_gram[key_only.dtype] @ key_only)
+        full[:, field, field] = key_only.transpose(1, 2) @ self.key_products(key_only)
         return full, key_sums, key_only
+
+    def key_products(self, values: Float[Tensor, "window key column"]) -> Float[Tensor, "window key column"]:
+        """Key sums of key-only columns in the row gauge: `K values`, by the matrix in short windows."""
+        if self.support.window > DENSE_WINDOW:
+            return self.support.key_products(values).to(values)
+        return self._square("key_gram", values) @ values
+
+    def whitened(self, sums: Float[Tensor, "window key column"]) -> Float[Tensor, "window direction column"]:
+        """`R sums` with `R' R = K+`, by the factor in short windows and under a sliding one, else in closed form."""
+        if self.support.window > DENSE_WINDOW and self.support.nested:
+            return self.support.whiten_keys(sums)
+        return self._square("key_root", sums) @ sums
+
+    def _square(self, name: str, like: Tensor) -> Float[Tensor, "row key"]:
+        """One of the support's matrices beside a tensor, made once."""
+        if (name, like.dtype) not in self._made:
+            self._made[name, like.dtype] = getattr(self.support, name).to(like)
+        return self._made[name, like.dtype]
 
     def pair_products(
         self,
@@ -297,41 +317,42 @@ class WindowAlgebra:
         reference: Float[Tensor, "window head query key"] | None,
     ) -> tuple["_DenseGram", Float[Tensor, "window map wide1 key"]]:
         """Products of the dense maps with each other, with distance, and their sums against `[wide(query), 1]`."""
-        windows, heads, length, _ = scores.shape
+        windows, heads, _, length = scores.shape
         grid = self.columns.grid
         similar, shared = len(grid.widths), grid.maps  # dense maps a layer's heads share
         maps = shared + heads
         dtype = torch.promote_types(scores.dtype, torch.float32)
-        mask = self._mask[dtype]
         z = states.to(dtype).contiguous()
         left = torch.cat([wide.to(dtype), torch.ones_like(z[..., :1])], -1).transpose(1, 2)
         components = left.shape[1]
         products = z.new_zeros(windows, maps, maps, dtype=torch.float64)
         lag_sums = z.new_zeros(windows, maps, length, dtype=torch.float64)
         sums = z.new_zeros(windows, maps, components, length, dtype=torch.float64)
-        for block in row_blocks(z, self.support.first_key, grid):
-            rows, keys = slice(block.first, block.last), slice(0, block.last)
-            here = mask[rows, keys]
-            guarded = self._room(z, windows, maps, block.last - block.first + 1, block.last)
+        for block in row_blocks(z, self.support, grid, self.tile):
+            rows, keys = block.rows, slice(0, block.last)
+            queries = self.support.queries_of(rows)
+            here = self._mask[rows, keys].to(dtype)
+            guarded = self._room(z, windows, maps, rows.stop - rows.start + 1, block.last)
             guarded[:, :, 0] = 0  # a diagonal read past a row's first key lands in the row before
             dense = guarded[:, :, 1:]
             torch.mul(block.kernels, here, out=dense[:, :similar])
             torch.mul(block.tracks, here, out=dense[:, similar:shared])
             energy = dense[:, shared:]
+            live = scores[:, :, queries, keys].to(dtype)
             if reference is None:
-                torch.mul(scores[:, :, rows, keys], -here, out=energy)
+                torch.mul(live, -here, out=energy)
             else:
-                torch.sub(reference[:, :, rows, keys], scores[:, :, rows, keys], out=energy)
+                torch.sub(reference[:, :, queries, keys].to(dtype), live, out=energy)
                 energy.mul_(here)
             mean = dense.sum(-1) * self._inverse_counts[rows].to(dtype)
             dense.addcmul_(mean[..., None], here, value=-1)
             flat = guarded.flatten(2)
             products += flat @ flat.transpose(1, 2)
             # the guard row takes part with weight 0: without it the product would copy every map
-            weights = torch.nn.functional.pad(left[..., rows], (1, 0))[:, None].expand(-1, maps, -1, -1)
+            weights = torch.nn.functional.pad(left[..., queries], (1, 0))[:, None].expand(-1, maps, -1, -1)
             weighed = weights.flatten(0, 1) @ guarded.flatten(0, 1)
             sums[..., keys] += weighed.view(windows, maps, components, block.last)
-            lag_sums[..., keys] += _diagonal_sums(guarded)
+            lag_sums[..., keys] += _diagonal_sums(guarded, queries.start, queries.step)
         return _DenseGram(products, lag_sums @ self._lag_bins), sums
 
     def _room(self, like: Tensor, *shape: int) -> Tensor:
@@ -349,19 +370,19 @@ class WindowAlgebra:
         Float[Tensor, "window bin product"],
     ]:
         """Key sums of the columns `z_a(t) z_b(j)`, their products with each other, and with distance."""
-        rank = z.shape[-1]
+        rank, query = z.shape[-1], z[:, self.support.rows]
         # the key factor's mean is pure row gauge; without it the sums below lose no digits
         key = z - z[:, self.support.first_key :].mean(1, keepdim=True)
         mean = self.support.row_sums(key) * self._inverse_counts[:, None]
-        through_mean = _outer(z, mean)
-        key_sums = _outer(self.support.key_sums(z), key) - self.support.key_sums(through_mean)
+        through_mean = _outer(query, mean)
+        key_sums = _outer(self.support.key_sums(query), key) - self.support.key_sums(through_mean)
         # products of two factors are symmetric in them: each pair of components is multiplied once
         place, first, second = _component_pairs(rank)
         spread = self.support.row_sums(key[..., first] * key[..., second])
         spread -= self.support.counts[:, None].to(z) * mean[..., first] * mean[..., second]
-        products = (z[..., first] * z[..., second]).transpose(1, 2) @ spread
+        products = (query[..., first] * query[..., second]).transpose(1, 2) @ spread
         ordered = products[:, place[:, None, :, None], place[:, None, :]]
-        in_bins = torch.einsum("wta,wtkb->wkab", z, bin_sums(key, self.columns, self.support))
+        in_bins = torch.einsum("wta,wtkb->wkab", query, bin_sums(key, self.columns, self.support))
         bins = in_bins.flatten(2) - self._bin_counts.T @ through_mean
         return key_sums, ordered.flatten(3).flatten(1, 2), bins
 
@@ -400,20 +421,22 @@ def _outer(
     return (left[..., :, None] * right[..., None, :]).flatten(2)
 
 
-def _diagonal_sums(guarded: Float[Tensor, "window map row key"]) -> Float[Tensor, "window map lag"]:
-    """Sum each lag's diagonal of a block whose row 0 is a guard of zeros; queries end where keys end.
+def _diagonal_sums(
+    guarded: Float[Tensor, "window map row key"], first: int, stride: int
+) -> Float[Tensor, "window map lag"]:
+    """Sum each lag's diagonal of a block whose row 0 is a guard of zeros.
 
-    Lag `k` of query row `i` (guard excluded) lies at key `first + i - k`; the view below steps one row down and one key
-    right. What it reads before a row's first key is the row before, beyond its own query, which the mask made 0.
+    Lag `k` of row `i` (guard excluded), whose query is `first + i stride`, lies at key `first + i stride - k`; the view
+    below steps one row down and `stride` keys right. What it reads before a row's first key is the row before, beyond
+    its own query, which the mask made 0.
     """
     windows, maps, rows, keys = guarded.shape
-    first = keys - (rows - 1)
     flat = guarded.flatten()
     size = rows * keys
     # stored order runs against the lag: position p is lag keys - 1 - p
     view = flat.as_strided(
         (windows, maps, rows - 1, keys),
-        (maps * size, size, keys + 1, 1),
+        (maps * size, size, keys + stride, 1),
         keys + first - (keys - 1),
     )
     return view.sum(2).flip(-1)

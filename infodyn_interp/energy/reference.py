@@ -323,7 +323,8 @@ def _known(means: MeanStates | None) -> MeanStates:
 class SurfaceFit:
     """Sums by fold that say how well a reference explains the scores and how far the energy bends them.
 
-    All are read on every 16th query. The last dimension is the head, another may stand before it (layers).
+    All are read on every 16th query, or as near to that as a stride of queries allows. The last dimension is the head,
+    another may stand before it (layers).
 
     Args:
         products: row-centred scores with themselves, reference with itself, and the two, in nats^2.
@@ -350,11 +351,14 @@ class SurfaceFit:
         folds: Int[Tensor, " window"],
     ) -> None:
         """Add a batch, each window to its fold, in place."""
-        rows = torch.arange(support.first_query, support.window, ROW_STRIDE, device=scores.device)
-        live, declared = scores[:, :, rows], reference[:, :, rows]
-        counted = support.mask[rows.cpu()].to(scores.device)
-        weight = counted.to(scores)
-        inverse = support.inverse_counts[rows.cpu()].to(scores)[:, None]
+        step = max(1, ROW_STRIDE // support.query_stride)
+        of_support = slice(support.rows_of(0, support.first_query).stop, None, step)
+        rows = support.queries[of_support].to(scores.device)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        live, declared = scores[:, :, rows].to(dtype), reference[:, :, rows].to(dtype)
+        counted = support.mask[of_support].to(scores.device)
+        weight = counted.to(dtype)
+        inverse = support.inverse_counts[of_support].to(live)[:, None]
         centred, surface = (
             (x - (x * weight).sum(-1, keepdim=True) * inverse) * weight for x in (live, declared)
         )

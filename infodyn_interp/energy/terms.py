@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from infodyn_interp.energy.gauge import FIRST_KEY, Support, interval_sums
+from infodyn_interp.energy.gauge import Support, interval_sums
 
 WIDTHS = (0.1, 0.4, 1.6)  # kernel widths of the fitted tracks
 TAUS = (2.0, 8.0, 32.0)  # memory of the track, in tokens
@@ -26,6 +26,8 @@ RHYTHM = (
 )  # fmt: skip
 SHORT_PIECE = 3  # letters
 ROW_BLOCKS = 4  # causal blocks of rows: 63 % of the square is touched
+WHOLE_WINDOW = 512  # tokens: up to here no tiles of queries are needed
+QUERY_TILE = 128  # queries in a tile of a longer window
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,14 @@ class Columns:
         bilinear_rank: components that the bilinear block multiplies; those of z by default (the ladder of the
             carry-over asks for fewer and for more).
         grid: widths of the kernels, widths and memories of the tracks.
+        query_stride: of the support that they are read on; it changes no column.
     """
 
     window: int
     state_rank: int
     bilinear_rank: int
     grid: Grid = NINE
+    query_stride: int = 1
 
     @cached_property
     def bins(self) -> tuple[tuple[int, int], ...]:
@@ -169,16 +173,23 @@ class Columns:
     def bin_bounds(self, support: Support) -> tuple[Int[Tensor, "query bin"], Int[Tensor, "query bin"]]:
         """First key and one past the last key of each distance bin in each row of the support."""
         low, high = torch.tensor(self.bins).T
-        query = torch.arange(self.window)[:, None]
+        query = support.queries[:, None]
         start = torch.clamp(query - high, min=support.start[:, None], max=support.stop[:, None])
         stop = torch.clamp(query - low + 1, min=support.start[:, None], max=support.stop[:, None])
         return start, torch.maximum(start, stop)
 
 
 @lru_cache(maxsize=16)
-def columns_of(window: int, state_rank: int, bilinear_rank: int | None = None, grid: Grid = NINE) -> Columns:
+def columns_of(
+    window: int,
+    state_rank: int,
+    bilinear_rank: int | None = None,
+    grid: Grid = NINE,
+    query_stride: int = 1,
+) -> Columns:
     """The columns of a window length and state rank, made once; bilinear ones of the state's rank by default."""
-    return Columns(window, state_rank, state_rank if bilinear_rank is None else bilinear_rank, grid)
+    rank = state_rank if bilinear_rank is None else bilinear_rank
+    return Columns(window, state_rank, rank, grid, query_stride)
 
 
 class Prosody:
@@ -242,12 +253,18 @@ def state_columns(
     return torch.cat([z, (-squares / (2 * basis.width**2)).exp()], -1)
 
 
+def choose_tile(window: int, asked: int | None = None) -> int | None:
+    """Queries whose maps are held at once; None for all of a short window."""
+    tile = asked or (None if window <= WHOLE_WINDOW else QUERY_TILE)
+    return None if tile is None or tile >= window else tile
+
+
 def kernels(
-    states: Float[Tensor, "*batch key component"], grid: Grid = NINE
-) -> Float[Tensor, "*batch width key key"]:
-    """`K_w(z_i, z_j) = exp(-|z_i - z_j|^2 / (2 w 2r))` for every width, smallest first (seed 1.2.2)."""
+    states: Float[Tensor, "*batch key component"], grid: Grid = NINE, rows: slice = slice(None)
+) -> Float[Tensor, "*batch width row key"]:
+    """`K_w(z_i, z_j) = exp(-|z_i - z_j|^2 / (2 w 2r))` for every width, smallest first, of some i (seed 1.2.2)."""
     rank = states.shape[-1]
-    widest = (_square_distances(states, states) / (-4 * grid.widths[-1] * rank)).exp_()
+    widest = (_square_distances(states[..., rows, :], states) / (-4 * grid.widths[-1] * rank)).exp_()
     levels = [widest]
     for times in reversed(grid.squarings):
         levels.append(levels[-1].square())
@@ -267,37 +284,58 @@ def _square_distances(
 
 @dataclass(frozen=True)
 class RowBlock:
-    """Queries `first <= t < last` with keys `0 <= j < last`: kernels by width, tracks by width and tau there."""
+    """Queries `first <= t < last` with keys `0 <= j < last`; kernels by width, tracks by width and tau there.
+
+    Maps have a row for each of these queries that has one on the support: its `rows`.
+    """
 
     first: int
     last: int
+    rows: slice
     kernels: Float[Tensor, "window width query key"]
     tracks: Float[Tensor, "window track query key"]
 
 
 def row_blocks(
-    states: Float[Tensor, "window key component"], first_key: int = FIRST_KEY, grid: Grid = NINE
+    states: Float[Tensor, "window key component"],
+    support: Support,
+    grid: Grid = NINE,
+    tile: int | None = None,
 ) -> Iterator[RowBlock]:
-    """Kernel and track maps in causal blocks of rows.
+    """Kernel and track maps in causal blocks of rows: those of a tile, or a quarter of the whole window each.
 
     A track is `T[t, j] = sum over first_key <= i < t, i != j of exp(-(t - i) / tau) K_w(z_j, z_i)` (seed 1.2.2): within
-    a block one matrix product with the decays, and what earlier blocks left is one more row a tau.
+    a block one matrix product with the decays, and what earlier blocks left is one more row a tau. All i count,
+    whatever queries the support uses.
+
+    Args:
+        states: z of each key.
+        support: whose queries get rows.
+        grid: widths of the kernels, widths and memories of the tracks.
+        tile: queries of a block, as `choose_tile` has it; None makes the kernels of the whole window at once.
     """
     windows, length, _ = states.shape
-    similar = kernels(states, grid)
-    past = similar.clone()
-    past.diagonal(dim1=-2, dim2=-1).zero_()
-    past[..., :first_key, :] = 0
-    left = past.new_zeros(windows, len(grid.widths), len(grid.taus), length)
-    size = -(-length // ROW_BLOCKS)
-    for first in range(0, length, size):
-        last = min(first + size, length)
-        within, onward, fading = _decays(last - first, grid.taus, past.dtype, past.device)
-        rows = past[..., first:last, :]
-        known = torch.cat([rows[..., :last], left[..., :last]], -2)
-        tracks = _each(within, known).view(windows, -1, last - first, last)
-        yield RowBlock(first, last, similar[..., first:last, :last], tracks)
-        left = _each(onward, rows).add_(fading[:, None] * left)
+    left = states.new_zeros(windows, len(grid.widths), len(grid.taus), length)
+    size, span = tile or -(-length // ROW_BLOCKS), tile or length
+    for top in range(0, length, span):
+        similar = kernels(states, grid, slice(top, top + span))
+        past = similar.clone()
+        past.diagonal(top, dim1=-2, dim2=-1).zero_()
+        past[..., : max(support.first_key - top, 0), :] = 0
+        for first in range(top, min(top + span, length), size):
+            last = min(first + size, length)
+            rows, own = support.rows_of(first, last), slice(first - top, last - top)
+            queries = support.queries_of(rows)
+            within, onward, fading = _decays(last - first, grid.taus, past.dtype, past.device)
+            used = slice(queries.start - first, last - first, queries.step)
+            within = within.view(len(grid.taus), last - first, -1)[:, used].flatten(0, 1)
+            known = torch.cat([past[..., own, :last], left[..., :last]], -2)
+            tracks = _each(within, known).view(
+                windows, len(grid.widths) * len(grid.taus), rows.stop - rows.start, last
+            )
+            kept = similar[..., queries.start - top : last - top : queries.step, :last]
+            yield RowBlock(first, last, rows, kept, tracks)
+            left = _each(onward, past[..., own, :]).add_(fading[:, None] * left)
 
 
 def _each(
@@ -305,7 +343,9 @@ def _each(
 ) -> Float[Tensor, "window width out key"]:
     """`matrix @ maps` as one batched product: torch would fold the maps into one matrix and copy them twice."""
     batch = maps.reshape(-1, *maps.shape[2:])
-    return torch.bmm(matrix.expand(len(batch), -1, -1), batch).view(*maps.shape[:2], *matrix.shape[:1], -1)
+    return torch.bmm(matrix.expand(len(batch), -1, -1), batch).view(
+        *maps.shape[:2], len(matrix), maps.shape[-1]
+    )
 
 
 @lru_cache(maxsize=32)
@@ -324,40 +364,76 @@ def _decays(
     return left.to(device, dtype), onward.to(device, dtype), fading.to(device, dtype)
 
 
-def pair_fields(
+@dataclass(frozen=True)
+class FieldTile:
+    """Row-centred energies of some rows of a support with keys `0 <= j < last`; 0 off the support."""
+
+    rows: slice
+    last: int
+    energies: Float[Tensor, "window field query key"]
+
+
+def pair_field_tiles(
     states: Float[Tensor, "window key component"],
     coefficient: Float[Tensor, "window field column"],
     columns: Columns,
     support: Support,
-) -> Float[Tensor, "window field query key"]:
-    """Energies of the pair columns with given coefficients, row-centred, 0 off the support.
+    tile: int | None = None,
+) -> Iterator[FieldTile]:
+    """Energies of the pair columns with given coefficients, a tile of queries after the other.
 
     Args:
         states: components of each key, as many as z or the bilinear block has.
         coefficient: of the pair columns, by field (a head, or a head in one of several fits); nats per unit.
         columns: what the coefficients stand for.
         support: the pairs that count.
+        tile: queries of a tile; as `choose_tile` has it by default.
     """
     windows, length, _ = states.shape
     blocks, beta, rank = columns.blocks, coefficient.to(states), columns.bilinear_rank
-    fields = beta.shape[1]
+    fields, tile = beta.shape[1], choose_tile(length, tile)
     wide, narrow = states[..., :rank], states[..., : columns.state_rank].contiguous()
     query = wide[:, None] @ beta[..., blocks["bilinear"]].unflatten(-1, (rank, rank))
-    out = (query.flatten(1, 2) @ wide.transpose(1, 2)).view(windows, fields, length, length)
     # a band of lags, read backwards one row further each time
     by_lag = torch.nn.functional.pad(beta[..., blocks["distance"]], (1, 0))[
         ..., _bin_of_offset(columns).to(beta.device)
-    ]
-    out += by_lag.unfold(-1, length, 1).flip(-2)
+    ].unfold(-1, length, 1)
     dense = torch.cat([beta[..., blocks["kernels"]], beta[..., blocks["track"]]], -1)
-    for block in row_blocks(narrow, support.first_key, columns.grid):
-        rows, keys = slice(block.first, block.last), slice(0, block.last)
-        maps = torch.cat([block.kernels, block.tracks], 1).flatten(2)
-        out[:, :, rows, keys] += (dense @ maps).view(windows, fields, -1, block.last)
-    mask = support.mask.to(out)
-    out *= mask
-    mean = out.sum(-1, keepdim=True) * support.inverse_counts.to(out)[:, None]
-    return out.sub_(mean).mul_(mask)
+    blocks_of_rows = row_blocks(narrow, support, columns.grid, tile)
+    for first in range(0, length, tile or length):
+        last = min(first + (tile or length), length)
+        rows = support.rows_of(first, last)
+        used = support.queries_of(rows)
+        left = query[:, :, used].flatten(1, 2) @ wide[:, :last].transpose(1, 2)
+        out = left.view(windows, fields, rows.stop - rows.start, last)
+        out += by_lag[..., length - used.stop : length - used.start : used.step, :last].flip(-2)
+        for block in blocks_of_rows:
+            maps = torch.cat([block.kernels, block.tracks], 1)
+            here = slice(block.rows.start - rows.start, block.rows.stop - rows.start)
+            out[:, :, here, : block.last] += (dense @ maps.flatten(2)).view(windows, fields, *maps.shape[2:])
+            if block.last == last:
+                break
+        mask = support.mask[rows, :last].to(out)
+        out *= mask
+        mean = out.sum(-1, keepdim=True) * support.inverse_counts[rows].to(out)[:, None]
+        if rows.start < rows.stop:
+            yield FieldTile(rows, last, out.sub_(mean).mul_(mask))
+
+
+def pair_fields(
+    states: Float[Tensor, "window key component"],
+    coefficient: Float[Tensor, "window field column"],
+    columns: Columns,
+    support: Support,
+) -> Float[Tensor, "window field query key"]:
+    """Energies of the pair columns with given coefficients, row-centred, 0 off the support; as `pair_field_tiles`."""
+    shape = (*coefficient.shape[:2], len(support.queries), support.window)
+    out = states.new_zeros(shape)
+    for tile in pair_field_tiles(states, coefficient, columns, support):
+        if tile.energies.shape == shape:
+            return tile.energies
+        out[:, :, tile.rows, : tile.last] = tile.energies
+    return out
 
 
 @lru_cache(maxsize=16)
@@ -375,7 +451,8 @@ def bin_sums(
     """Sums of key-only values over each distance bin of each row: shifts for single lags, else prefix sums."""
     single = sum(low == high for low, high in columns.bins)
     start, stop = (bound[:, single:] for bound in columns.bin_bounds(support))
-    shifted = torch.nn.functional.pad(values, (0, 0, single, 0)).unfold(1, single, 1)[:, :-1].flip(-1)
+    shifted = torch.nn.functional.pad(values, (0, 0, single, 0)).unfold(1, single, 1)[:, :-1]
+    shifted = shifted[:, support.rows].flip(-1)
     lags = shifted.transpose(2, 3) * _one_key_bins(columns, support).to(values)
     return torch.cat([lags, interval_sums(values, start, stop)], 2)
 

@@ -70,7 +70,7 @@ def rho_profile(result: xarray.DataTree, heads: Heads = None, width: str = "colu
     axes[0].set_yticks(np.arange(0, CEILING + 0.1))
     axes[0].set_xlim(-0.02, 1.02)
     axes[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    plate.supxlabel("ρ: share of the carry-over that one step keeps", fontsize=LABEL_SIZE)
+    plate.supxlabel("ρ: share of the carry-over that one token keeps", fontsize=LABEL_SIZE)
     plate.supylabel("rise over threshold (ratio)", fontsize=LABEL_SIZE)
     place_legend(plate, axes[0])
     plate.caption = write_caption(

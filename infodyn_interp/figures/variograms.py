@@ -52,7 +52,7 @@ def variogram(result: xarray.DataTree, heads: Heads = None, width: str = "column
             )
         ax.set_ylim(0, 1.1 * ax.dataLim.y1 if ax.dataLim.y1 > 0 else 1)
         ax.set_xlim(-0.4, lag.max() + 0.7)
-        ax.set_xticks([0, *lag[lag % 4 == 0]])
+        ax.set_xticks([0, *lag[lag % (4 * lag[0]) == 0]])
         ax.set_title(f"head {head}")
         words = f"ρ {rho[k, 0]:.2f}\n[{low[k, 0]:.2f}, {high[k, 0]:.2f}]"
         ax.text(0.97, 0.05, words, transform=ax.transAxes, ha="right", fontsize=7, gid="rho")

@@ -16,7 +16,7 @@ from infodyn_interp.identify.verdict import (
     RHO_BELOW,
 )
 
-USUAL_RHO = 0.7  # of the injected field
+USUAL_RHO = 0.7  # of the injected field, what one token keeps
 HALF = 0.5  # of the data sets must be identified
 
 

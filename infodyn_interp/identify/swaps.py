@@ -47,6 +47,67 @@ class Crossed:
     pairs: int
 
 
+class Crossing:
+    """One window of each document of a block, crossed with every other; their scores come in one batch or in several.
+
+    Args:
+        algebra: of the windows.
+        states, rhythm, basis: of all documents of the block, as for a call of `WindowAlgebra`.
+    """
+
+    def __init__(
+        self,
+        algebra: WindowAlgebra,
+        states: Float[Tensor, "document key component"],
+        rhythm: Float[Tensor, "document key column"],
+        basis: Basis,
+    ) -> None:
+        self._algebra, self._states, self._rhythm, self._basis = algebra, states, rhythm, basis
+        self._own: list[Tensor] = []
+        self._sums: list[Tensor] = []
+        self._tracks: list[Tensor] = []
+
+    @property
+    def missing(self) -> int:
+        """Documents whose scores are still to come."""
+        return len(self._states) - sum(map(len, self._own))
+
+    def add(
+        self,
+        scores: Float[Tensor, "part head query key"],
+        reference: Float[Tensor, "part head query key"] | None,
+    ) -> None:
+        """The next documents' scores, and surface scores, as for `WindowAlgebra`."""
+        first = len(self._states) - self.missing
+        part = slice(first, first + len(scores))
+        own, sums = self._algebra.pair_products(self._states[part], scores, reference)
+        self._own.append(torch.triu(own) + torch.triu(own, 1).transpose(1, 2))
+        self._sums.append(sums.double())
+        self._tracks.append(_with_tracks(self._algebra, self._states, part, scores, reference))
+
+    def crossed(self) -> Crossed:
+        """What the swap gate reads, once no document is missing."""
+        algebra, basis = self._algebra, self._basis
+        blocks, within = algebra.columns.blocks, algebra.columns.within
+        own, sums, tracks = (torch.cat(parts) for parts in (self._own, self._sums, self._tracks))
+        projected = algebra.whitened(sums)
+        key_only = torch.cat(
+            [self._rhythm.to(sums), state_columns(self._states[..., : basis.rank].double(), basis)], -1
+        )
+        key_only = key_only - key_only.mean(1, keepdim=True)
+        theirs = slice(blocks["track"].start, within)
+        tracks[:, :, blocks["distance"]] = own[None, :, blocks["distance"], theirs]
+        tracks -= torch.einsum("idc,jdk->ijck", projected, projected[..., theirs])
+        return Crossed(
+            own.cpu().numpy(),
+            (own - projected.transpose(1, 2) @ projected).cpu().numpy(),
+            tracks.cpu().numpy(),
+            torch.einsum("ikc,jkf->ijcf", sums, key_only).cpu().numpy(),
+            torch.einsum("ikf,jkg->ijfg", key_only, algebra.key_products(key_only)).cpu().numpy(),
+            algebra.support.pairs,
+        )
+
+
 def cross_documents(
     algebra: WindowAlgebra,
     states: Float[Tensor, "document key component"],
@@ -55,58 +116,45 @@ def cross_documents(
     scores: Float[Tensor, "document head query key"],
     reference: Float[Tensor, "document head query key"] | None,
 ) -> Crossed:
-    """One window of each document of a block, crossed with every other; arguments as for `WindowAlgebra`."""
-    support, columns = algebra.support, algebra.columns
-    blocks, within = columns.blocks, columns.within
-    own, key_sums = algebra.pair_products(states, scores, reference)
-    own = torch.triu(own) + torch.triu(own, 1).transpose(1, 2)
-    sums = key_sums.double()
-    projected = support.key_root.to(sums) @ sums
-    key_only = torch.cat([rhythm.to(sums), state_columns(states[..., : basis.rank].double(), basis)], -1)
-    key_only = key_only - key_only.mean(1, keepdim=True)
-    theirs = slice(blocks["track"].start, within)
-    tracks = _with_tracks(algebra, states, scores, reference)
-    tracks[:, :, blocks["distance"]] = own[None, :, blocks["distance"], theirs]
-    tracks -= torch.einsum("idc,jdk->ijck", projected, projected[..., theirs])
-    return Crossed(
-        own.cpu().numpy(),
-        (own - projected.transpose(1, 2) @ projected).cpu().numpy(),
-        tracks.cpu().numpy(),
-        torch.einsum("ikc,jkf->ijcf", sums, key_only).cpu().numpy(),
-        torch.einsum("ikf,jkg->ijfg", key_only, support.key_gram.to(key_only) @ key_only).cpu().numpy(),
-        support.pairs,
-    )
+    """A block of documents in one batch, crossed; arguments as for `WindowAlgebra`."""
+    crossing = Crossing(algebra, states, rhythm, basis)
+    crossing.add(scores, reference)
+    return crossing.crossed()
 
 
 def _with_tracks(
-    algebra: WindowAlgebra, states: Tensor, scores: Tensor, reference: Tensor | None
-) -> Float[Tensor, "document partner both track"]:
+    algebra: WindowAlgebra, states: Tensor, part: slice, scores: Tensor, reference: Tensor | None
+) -> Float[Tensor, "part partner both track"]:
     """Row-gauge products of kernels, bilinear columns and heads with every partner's tracks; distance is left 0."""
     support, blocks = algebra.support, algebra.columns.blocks
-    documents, heads, within = len(states), scores.shape[1], algebra.columns.within
+    documents, own, heads, within = len(states), len(scores), scores.shape[1], algebra.columns.within
     dtype = torch.promote_types(scores.dtype, torch.float32)
-    narrow, wide = states[..., : algebra.columns.state_rank].to(dtype).contiguous(), states.to(dtype)
+    narrow, wide = states[..., : algebra.columns.state_rank].to(dtype).contiguous(), states[part].to(dtype)
     rank, kernels = algebra.columns.bilinear_rank, len(WIDTHS)
     count = blocks["track"].stop - blocks["track"].start
-    products = states.new_zeros(documents * (kernels + heads), documents * count, dtype=torch.float64)
-    weighed = wide.new_zeros(documents * rank, documents * count, support.window)
-    for block in row_blocks(narrow, support.first_key):
-        rows, keys = slice(block.first, block.last), slice(0, block.last)
+    products = states.new_zeros(own * (kernels + heads), documents * count, dtype=torch.float64)
+    weighed = wide.new_zeros(own * rank, documents * count, support.window)
+    # a block has several times the windows of a batch
+    tile = algebra.tile and max(algebra.tile // 4, 1)
+    for block in row_blocks(narrow, support, tile=tile):
+        rows, keys = block.rows, slice(0, block.last)
+        here = (slice(None), slice(None), support.queries_of(rows), keys)
         mask = support.mask[rows, keys].to(wide)
         inverse = support.inverse_counts[rows].to(wide)[:, None]
-        energy = -scores[:, :, rows, keys] if reference is None else (reference - scores)[:, :, rows, keys]
+        live = scores[here].to(dtype)
+        energy = -live if reference is None else reference[here].to(dtype) - live
         tracks = block.tracks * mask
         tracks = (tracks - tracks.sum(-1, keepdim=True) * inverse * mask).flatten(0, 1)
-        mine = (torch.cat([block.kernels, energy.to(dtype)], 1) * mask).flatten(2).flatten(0, 1)
+        mine = (torch.cat([block.kernels[part], energy], 1) * mask).flatten(2).flatten(0, 1)
         products += (mine @ tracks.flatten(1).T).double()
-        left = wide[:, rows, :rank].transpose(1, 2).flatten(0, 1)
+        left = wide[:, support.queries_of(rows), :rank].transpose(1, 2).flatten(0, 1)
         weighed[..., keys] += (left @ tracks.transpose(0, 1).flatten(1)).view(len(left), -1, block.last)
-    out = states.new_zeros(documents, documents, within + heads, count, dtype=torch.float64)
-    by_pair = products.view(documents, -1, documents, count).transpose(1, 2)
+    out = states.new_zeros(own, documents, within + heads, count, dtype=torch.float64)
+    by_pair = products.view(own, -1, documents, count).transpose(1, 2)
     out[:, :, blocks["kernels"]] = by_pair[:, :, :kernels]
     out[:, :, within:] = by_pair[:, :, kernels:]
-    bilinear = weighed.view(documents, -1, support.window) @ wide[..., :rank]
-    bilinear = bilinear.view(documents, rank, documents, count, rank).permute(0, 2, 1, 4, 3)
+    bilinear = weighed.view(own, -1, support.window) @ wide[..., :rank]
+    bilinear = bilinear.view(own, rank, documents, count, rank).permute(0, 2, 1, 4, 3)
     out[:, :, blocks["bilinear"]] = bilinear.flatten(2, 3).double()
     return out
 

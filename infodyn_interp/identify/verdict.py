@@ -9,7 +9,7 @@ import scipy.stats
 import xarray
 from jaxtyping import Float, Int
 
-from infodyn_interp.energy.carry import LAGS
+from infodyn_interp.energy.carry import LAGS, per_token
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.errors import RequestError
 from infodyn_interp.identify.evidence import ROWS, Evidence, Variograms, weigh
@@ -19,7 +19,10 @@ SWAP_LEVEL = 0.05  # p of the swap gate: 1 / 20, so the true columns must beat a
 LEAST_GAIN = 0.005  # of a term that is worth a name: half a percent of held-out energy variance
 LEAST_SPLIT_HALF = 0.7  # half the documents must bring back half the variance of the field the others give
 LEAST_TRACK_LEFT = 0.15  # below it a track is key-only to all intents and cannot be told from P
-RHO_BELOW, RHO_ABOVE = 0.05, 1 - 1 / max(LAGS)  # rho's interval lies between: else noise, or a key effect
+RHO_BELOW, RHO_ABOVE = (
+    0.05,
+    1 - 1 / max(LAGS),
+)  # of a step: rho's interval lies between: else noise, or a key effect
 MOST_MISFIT = 0.1  # of the variogram, RMS over RMS
 LEAST_SILL = 0.05  # share of row-centred energy variance
 MOST_RHO_SHIFT = 0.15  # of rho once all nine tracks are taken out
@@ -252,15 +255,20 @@ class _Case:
             return Verdict.CONFOUNDED, f"bound {nine:.3f} <= 0 once all nine tracks are taken out", "track"
         rho = float(evidence.carry.rho[head])
         low, high = (float(getattr(evidence.carry.rho_interval, end)[head]) for end in ("low", "high"))
-        interval = f"rho {rho:.2f} [{low:.2f}, {high:.2f}]"
+        # bounds are of a step; what is told is of a token
+        told = per_token(
+            np.array([rho, low, high, RHO_ABOVE, RHO_BELOW]), evidence.moments.columns.query_stride
+        )
+        interval = f"rho {told[0]:.2f} [{told[1]:.2f}, {told[2]:.2f}]"
         if not high < RHO_ABOVE:
             return (
                 Verdict.CONFOUNDED,
-                f"{interval} reaches {RHO_ABOVE:.2f}: as good as constant",
+                f"{interval} reaches {told[3]:.2f}: as good as constant",
                 "key effects",
             )
         if not low > RHO_BELOW:
-            return Verdict.CONFOUNDED, f"{interval} reaches {RHO_BELOW}: as good as no memory", "white noise"
+            why = f"{interval} reaches {told[4]:.2g}: as good as no memory"
+            return Verdict.CONFOUNDED, why, "white noise"
         ladder = self._at("ladder_ratio")
         if ladder < LEAST_SILL_LADDER:
             why = f"{ladder:.2f} of its sill left at the ladder's highest rank < {LEAST_SILL_LADDER}"

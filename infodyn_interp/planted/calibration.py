@@ -55,10 +55,10 @@ def survey_basis(world: World, window: int, seed: int, generator: np.random.Gene
     return Basis(torch.zeros(COMPONENTS), torch.eye(COMPONENTS), found.centres, found.width)
 
 
-def weigh_energies(drawn: Draw, basis: Basis) -> Evidence:
+def weigh_energies(drawn: Draw, basis: Basis, query_stride: int = 1) -> Evidence:
     """The evidence of energies as they are: what a sweep does with a layer, on arrays."""
     documents, heads, window, _ = drawn.energies.shape
-    support = support_of(window)
+    support = support_of(window, query_stride=query_stride)
     folds = np.arange(documents) % min(documents, FOLDS)
     states = basis.states(torch.from_numpy(drawn.states), COMPONENTS)
     z = states[..., :FITTED].contiguous()
@@ -79,8 +79,8 @@ def weigh_energies(drawn: Draw, basis: Basis) -> Evidence:
 def _carry_pass(
     states: Tensor, energies: Tensor, fitted: Fit, support: Support, folds: np.ndarray
 ) -> Variograms:
-    ranks, own = (FITTED, max(ranks_of(COMPONENTS))), columns_of(support.window, FITTED)
-    wide = columns_of(support.window, FITTED, max(ranks))
+    ranks, stride = (FITTED, max(ranks_of(COMPONENTS))), support.query_stride
+    own, wide = (columns_of(support.window, FITTED, rank, query_stride=stride) for rank in ranks)
     ladder = LadderMoments.empty(wide, energies.shape[1])
     products, _ = WindowAlgebra(support, FITTED, bilinear_rank=max(ranks)).pair_products(
         states, -energies, None
@@ -91,7 +91,7 @@ def _carry_pass(
     def variogram(coefficient: np.ndarray, columns: Columns, of: np.ndarray) -> Variogram:
         out = Variogram.empty(support, energies.shape[1], int(of.max()) + 1)
         field = pair_fields(states, torch.from_numpy(coefficient[of]), columns, support)
-        out.add(lagged_products(energies - field, support), shared_keys(support), of)
+        out.add(lagged_products(energies[:, :, support.rows] - field, support), shared_keys(support), of)
         return out
 
     return Variograms(

@@ -61,7 +61,7 @@ def reduce(
     if gathered.variograms is not None:
         groups["/carry"] = label_carry(gathered, evidence, layers, settings.series, settings.seed)
     if gathered.precisions:
-        groups["/precisions"] = label_precisions(gathered.precisions, layers)
+        groups["/precisions"] = label_precisions(gathered.precisions, layers, settings.query_stride)
     return {name: group.assign_coords(grid) for name, group in groups.items()} | structure
 
 
@@ -256,7 +256,7 @@ def label_basis(gathered: "Gathered") -> xarray.Dataset:
     fits = gathered.fits
     layers = sorted(fits)
     columns = fits[layers[0]].columns
-    support = support_of(columns.window)
+    support = support_of(columns.window, query_stride=columns.query_stride)
     bases = [gathered.bases[layer] for layer in layers]
     chosen = np.stack([fits[layer].chosen for layer in layers])
     block = [name for name, places in columns.blocks.items() for _ in range(places.stop - places.start)]
@@ -320,6 +320,7 @@ def label_basis(gathered: "Gathered") -> xarray.Dataset:
             "first_key": support.first_key,
             "gap": support.gap,
             "first_query": support.first_query,
+            "query_stride": support.query_stride,
             "state_rank": columns.state_rank,
             "window": columns.window,
         },
@@ -338,7 +339,8 @@ def _example(
         parts = [by_block["rhythm"], by_block["state"], by_block["track"], nuisance]
         received.append(np.stack([energies, *parts, energies - sum(parts)]))
     tokens = gathered.example_tokens
-    coverage = support_of(len(tokens)).mask.sum(0).numpy()
+    stride = fits[layers[0]].columns.query_stride
+    coverage = support_of(len(tokens), query_stride=stride).mask.sum(0).numpy()
     values = np.where(coverage[:, None] > 0, np.stack(received), np.nan)
     dims = ("layer", "part", "position", "head")
     return xarray.Dataset(

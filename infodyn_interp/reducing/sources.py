@@ -8,9 +8,8 @@ import torch
 import xarray
 from jaxtyping import Float
 
-from infodyn_interp.energy.carry import fit_carry
+from infodyn_interp.energy.carry import fit_carry, per_token
 from infodyn_interp.energy.fitting import Estimate
-from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.identify.interference import Sizes, regress_innovations
 from infodyn_interp.identify.verdict import discoveries
 from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
@@ -30,16 +29,15 @@ def sizes_of(series: "Series") -> Sizes:
 
 def label_interference(
     series: Mapping[int, "Series"],
-    reach: Sequence[int | None],
+    keys: Sequence[Float[np.ndarray, " query"]],
     layers: Sequence[int],
     seed: int,
 ) -> dict[str, xarray.Variable]:
-    """How innovations follow the prosody residual of the step before, by layer and head."""
+    """How innovations follow the prosody residual of the step before, by layer and head; `keys` of each row."""
     found = []
-    for layer in layers:
+    for layer, of_rows in zip(layers, keys, strict=True):
         sizes = sizes_of(series[layer])
-        keys = support_of(sizes.residual.shape[-1], reach[layer]).counts.numpy()
-        found.append(regress_innovations(sizes, keys, np.random.default_rng([seed, layer])))
+        found.append(regress_innovations(sizes, of_rows, np.random.default_rng([seed, layer])))
     p = np.stack([one.p for one in found])
     return {
         **interval(
@@ -64,7 +62,9 @@ def _rise(variogram: Float[np.ndarray, "*fold lag head"]) -> Float[np.ndarray, "
     return np.asarray(variogram[..., -2:, :].mean(-2) - variogram[..., 0, :])
 
 
-def label_precisions(precisions: Mapping[str, "Precision"], layers: Sequence[int]) -> xarray.Dataset:
+def label_precisions(
+    precisions: Mapping[str, "Precision"], layers: Sequence[int], query_stride: int
+) -> xarray.Dataset:
     """|M_t|, variogram and its fit in every precision, and how far they stand from the first, the run's own."""
     own = next(iter(precisions))
     variograms = {name: [found.variograms[layer] for layer in layers] for name, found in precisions.items()}
@@ -91,7 +91,7 @@ def label_precisions(precisions: Mapping[str, "Precision"], layers: Sequence[int
     fitted = {
         "sill": ("nats^2", "stationary variance of the carry-over"),
         "nugget": ("nats^2", "variance of what no step keeps"),
-        "rho": ("1", "what one step keeps of the carry-over"),
+        "rho": ("1", "what one token keeps of the carry-over"),
     }
     variables = {
         "magnitude": label(
@@ -110,7 +110,13 @@ def label_precisions(precisions: Mapping[str, "Precision"], layers: Sequence[int
         **{
             name: label(
                 PRECISION_GRID,
-                [[getattr(one, name) for one in found] for found in carries.values()],
+                [
+                    [
+                        per_token(one.rho, query_stride) if name == "rho" else getattr(one, name)
+                        for one in found
+                    ]
+                    for found in carries.values()
+                ],
                 unit,
                 words,
             )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray
 
-from infodyn_interp.energy.carry import Variogram
+from infodyn_interp.energy.carry import Variogram, per_token
 from infodyn_interp.energy.terms import FINE, TAUS, WIDTHS
 from infodyn_interp.identify.profile import profile_moments, profile_rho, profile_track
 from infodyn_interp.identify.spectrum import Spectrum, fisher_spectrum
@@ -138,6 +138,10 @@ def label_profile(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset
         def of(name: str) -> np.ndarray:
             return np.stack([np.asarray(getattr(one, name), float) for one in found])
 
+        stride = gathered.fits[layers[0]].columns.query_stride
+        jackknife_low, jackknife_high = (
+            np.stack([getattr(one.fisher, end) for one in found]) for end in ("low", "high")
+        )
         variables |= {
             "rise": label(
                 ("layer", "point", "head"), of("rise"), "1", "weighted squares left over the least, less one"
@@ -146,15 +150,11 @@ def label_profile(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset
             "design_effect": label(
                 GRID, of("design_effect"), "1", "variance of rho's score over documents, over naive"
             ),
-            "best": label(GRID, of("best"), "1", "rho of the least squares"),
-            "low": label(GRID, of("low"), "1", "lowest rho not rejected"),
-            "high": label(GRID, of("high"), "1", "highest rho not rejected"),
-            "fisher_low": label(
-                GRID, np.stack([one.fisher.low for one in found]), "1", "lower end by jackknife"
-            ),
-            "fisher_high": label(
-                GRID, np.stack([one.fisher.high for one in found]), "1", "upper end by jackknife"
-            ),
+            "best": label(GRID, per_token(of("best"), stride), "1", "rho of the least squares"),
+            "low": label(GRID, per_token(of("low"), stride), "1", "lowest rho not rejected"),
+            "high": label(GRID, per_token(of("high"), stride), "1", "highest rho not rejected"),
+            "fisher_low": label(GRID, per_token(jackknife_low, stride), "1", "lower end by jackknife"),
+            "fisher_high": label(GRID, per_token(jackknife_high, stride), "1", "upper end by jackknife"),
             "disagree": label(
                 GRID, of("disagree"), "1", "1 where profile and jackknife intervals do not agree"
             ),
@@ -165,7 +165,8 @@ def label_profile(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset
                 "what differs where they disagree",
             ),
         }
-        coords["rho"] = ("point", found[0].rho, {"units": "1", "long_name": "what one step keeps"})
+        rho = per_token(found[0].rho, stride)
+        coords["rho"] = ("point", rho, {"units": "1", "long_name": "what one token keeps"})
     return xarray.Dataset(variables, coords=coords).transpose("layer", "head", ...)
 
 

@@ -9,8 +9,9 @@ import torch
 import xarray
 from jaxtyping import Float
 
-from infodyn_interp.energy.carry import Carry, Variogram, fit_carry
+from infodyn_interp.energy.carry import Carry, Variogram, fit_carry, per_token
 from infodyn_interp.energy.fitting import Estimate, fit
+from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.identify import verdict as rules
 from infodyn_interp.identify.evidence import ROWS, Evidence, weigh
 from infodyn_interp.identify.interference import LEAST_SLOPE
@@ -236,6 +237,13 @@ def label_carry(
     nine = [one.carry_nine for one in evidence if one.carry_nine is not None]
     square = np.stack([gathered.fits[layer].rms ** 2 for layer in layers])
     lags = sorted({lag for layer in layers for lag in found[layer].chosen.lags})
+    columns = gathered.fits[layers[0]].columns
+    stride = columns.query_stride
+
+    def token_rho(carry: Carry) -> Estimate:
+        one = carry.rho_interval
+        value, low, high = (per_token(rho, stride) for rho in (one.value, one.low, one.high))
+        return Estimate(value, low, high, one.t)
 
     def of(carries: Sequence[Carry], name: str) -> np.ndarray:
         return np.stack([getattr(carry, name) for carry in carries])
@@ -243,10 +251,10 @@ def label_carry(
     variables = {
         **interval(
             "rho",
-            of_layers([carry.rho_interval for carry in chosen]),
+            of_layers([token_rho(carry) for carry in chosen]),
             GRID,
             "1",
-            "what one step keeps of the carry-over",
+            "what one token keeps of the carry-over",
         ),
         **interval(
             "gain", of_layers([carry.gain for carry in chosen]), GRID, "1", "log(V(long) / V(1))", t=True
@@ -262,7 +270,9 @@ def label_carry(
         "misfit": label(
             GRID, of(chosen, "misfit"), "1", "RMS of variogram minus fit over RMS of the variogram"
         ),
-        "rho_nine": label(GRID, of(nine, "rho"), "1", "rho with all nine tracks taken out"),
+        "rho_nine": label(
+            GRID, per_token(of(nine, "rho"), stride), "1", "rho with all nine tracks taken out"
+        ),
         "sill_nine": label(GRID, of(nine, "sill"), "nats^2", "sill with all nine tracks taken out"),
         "variogram": label(
             ("layer", "lag", "head"),
@@ -279,8 +289,8 @@ def label_carry(
             "the same with the later half's queries in random order",
         )
     coords: dict[str, object] = {
-        "lag": list(lags),
-        "query": np.arange(gathered.fits[layers[0]].columns.window),
+        "lag": [lag * stride for lag in lags],
+        "query": support_of(columns.window, query_stride=stride).queries.numpy(),
     }
     ranks = list(found[layers[0]].ladder)
     if ranks:
@@ -290,6 +300,7 @@ def label_carry(
             words = "with all nine tracks" if suffix else "with the chosen track"
             for what, unit in (("rho", "1"), ("sill", "nats^2")):
                 values = np.stack([[getattr(rung, what) for rung in layer] for layer in rungs])
+                values = per_token(values, stride) if what == "rho" else values
                 variables[f"ladder_{what}{suffix}"] = label(
                     ("layer", "rank", "head"),
                     values,
@@ -298,7 +309,15 @@ def label_carry(
                 )
     if gathered.series:
         variables |= _magnitudes(gathered, layers, np.sqrt(square), keep_series)
-        variables |= label_interference(gathered.series, gathered.checked.reach, layers, seed)
+        variables |= label_interference(
+            gathered.series,
+            [
+                support_of(columns.window, gathered.checked.reach[layer], stride).counts.numpy()
+                for layer in layers
+            ],
+            layers,
+            seed,
+        )
     attrs = {"discovery": rules.DISCOVERY, "least_interference": LEAST_SLOPE}
     return xarray.Dataset(variables, coords=coords, attrs=attrs).transpose("layer", "head", ...)
 

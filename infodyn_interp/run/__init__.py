@@ -107,6 +107,10 @@ class Run(BaseModel):
     precisions: Precisions = Field(
         (), description="Other dtypes to read the carry-over in, as float64,bfloat16, or none; a pass each."
     )
+    query_stride: int = Field(1, ge=1, description="Every so many queries are used: a cheap first look.")
+    query_tile: int | None = Field(
+        None, ge=16, description="Queries whose maps are held at once; 128 in windows above 512 by default."
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of everything random.")
     micro_batch: int | None = Field(
         None, ge=1, description="Windows in one forward; 4 by default, or what memory allows."

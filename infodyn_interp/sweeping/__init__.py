@@ -109,6 +109,8 @@ def sweep(
     ladder_documents: int = DOCUMENTS,
     ablate: str | Sequence[str] = (),
     precisions: Iterable[str] = (),
+    query_stride: int = 1,
+    query_tile: int | None = None,
     documents_per_shard: int | None = None,
     workers: int = 1,
     engine: str = "local",
@@ -144,6 +146,9 @@ def sweep(
             (layer.head), on the first window of each document that a null reads: some 80 forward passes a head.
         precisions: dtypes in which the same weights are read again, for the carry-over that truncation makes, on the
             first window of each document that a null reads: a pass each, and one in the model's own.
+        query_stride: every so many queries are used, from the first with energies on, for a cheap first look; lags of
+            the carry-over are then multiples of it.
+        query_tile: queries whose maps are held at once; 128 in windows above 512 tokens, else all by default.
         documents_per_shard: whole documents that are read, and lost by a kill, as one piece; as many as folds by
             default, more where there would be over 64 shards.
         workers: processes of this machine, each with a model of its own.
@@ -180,6 +185,8 @@ def sweep(
         ladder_documents=ladder_documents,
         ablate=ablate,
         precisions=precisions,
+        query_stride=query_stride,
+        query_tile=query_tile,
     )
     chosen = Engine(engine, workers, address)
     job = _settled(model, texts, budgeted(model, texts, settings, memory, micro_batch), chosen)

@@ -9,17 +9,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from infodyn_interp.energy.carry import (
+    Trail,
+    UnitCarry,
     Variogram,
     lagged_products,
     lags_of,
+    later_rows,
     permuted_products,
     shared_keys,
-    unit_carry,
 )
 from infodyn_interp.energy.fitting import Fit
 from infodyn_interp.energy.gauge import Support
 from infodyn_interp.energy.ladder import SUPER_FOLDS
-from infodyn_interp.energy.terms import columns_of, pair_fields
+from infodyn_interp.energy.terms import columns_of, pair_field_tiles
 from infodyn_interp.hooks import Layer
 from infodyn_interp.identify.carry_limits import USUAL_RHO, CarryInjection
 from infodyn_interp.identify.evidence import Variograms
@@ -150,7 +152,7 @@ class Carrying(Pass):
     ) -> None:
         super().__init__(study)
         heads = study.model.heads
-        self._columns = columns_of(study.window, study.state_rank)
+        self._columns = columns_of(study.window, study.state_rank, query_stride=study.query_stride)
         self._pairs = {
             layer: self._frozen(np.stack([fit.pair_without, fit.nine_without], 1))
             for layer, fit in fits.items()
@@ -166,48 +168,76 @@ class Carrying(Pass):
 
     def __call__(self, layer: Layer) -> None:
         states, scores, surface = self._read(layer)
-        energy = self._energy(layer.index, scores, surface)
         batch, support, carried = self._batch, self._supports[layer.index], self.carried[layer.index]
         beta = self._pairs[layer.index][batch.fold]
-        variants = beta.shape[1]
-        fields = pair_fields(states, beta.flatten(1, 2), self._columns, support).unflatten(1, (variants, -1))
-        left = energy[:, None] - fields
-        np.add.at(carried.squares, batch.fold, left[:, 0].double().square().sum((-2, -1)).cpu().numpy())
+        drawn = self._drawn(layer.index) if "field" in carried.variograms else []
+        squares = field_squares = sums = crosses = fields = torch.zeros((), dtype=torch.float64)
+        trail, field_trail, later = Trail(), Trail(), []
+        tiles = pair_field_tiles(states, beta.flatten(1, 2), self._columns, support, self.study.query_tile)
+        for tile in tiles:
+            energy = self._energy(layer.index, scores, surface, tile.rows, tile.last)
+            left = energy[:, None] - tile.energies.unflatten(1, (beta.shape[1], -1))
+            squares = squares + left[:, 0].double().square().sum((-2, -1))
+            later.append(later_rows(left, support, tile.rows.start))
+            left, before = trail.join(left)
+            low, first = tile.rows.start - before, tile.rows.start
+            sums = sums + lagged_products(left, support, low=low, first=first)
+            if drawn:
+                field = torch.stack([one.rows(tile.rows, tile.last) for one in drawn]).to(left)
+                field_squares = field_squares + field.double().square().sum((-2, -1))
+                field, _ = field_trail.join(field[:, None])
+                wide = field[:, None].expand_as(left).contiguous()
+                crosses = crosses + lagged_products(left, support, wide, low=low, first=first)
+                fields = fields + lagged_products(field, support, low=low, first=first)
+        weights = shared_keys(support)
+        np.add.at(carried.squares, batch.fold, squares.cpu().numpy())
         np.add.at(carried.windows, batch.fold, 1)
-        sums = lagged_products(left, support)
-        permuted, permuted_weights = permuted_products(left, support, batch.document, batch.position)
+        permuted, permuted_weights = permuted_products(
+            torch.cat(later, -2), support, batch.document, batch.position
+        )
         for place, name in enumerate(RESIDUALS):
-            carried.variograms[name].add(sums[:, place], shared_keys(support), batch.fold)
+            carried.variograms[name].add(sums[:, place], weights, batch.fold)
             null = carried.variograms[f"permuted {name}"]
             null.add(permuted[:, place], permuted_weights, batch.fold)
-        if "field" in carried.variograms:
-            self._inject(layer.index, left)
+        if drawn:
+            own = fields.expand(-1, sums.shape[2], -1)
+            for name, added in zip(CROSSES, (crosses[:, 0], crosses[:, 1], own), strict=True):
+                carried.variograms[name].add(added, weights, batch.fold)
+            np.add.at(carried.field_squares, batch.fold, field_squares.cpu().numpy())
         if self._rungs and (read := self.study.in_ladder(batch)).any():
-            self._climb(layer.index, states[read], energy[read], batch.fold[read] % SUPER_FOLDS)
+            of_read = None if surface is None else surface[read]
+            self._climb(layer.index, states[read], scores[read], of_read, batch.fold[read] % SUPER_FOLDS)
 
-    def _inject(self, layer: int, left: Tensor) -> None:
-        """Cross the residuals with a field of known carry-over, the same for all heads of a window."""
-        support, batch, carried = self._supports[layer], self._batch, self.carried[layer]
-        drawn = [
-            unit_carry(support, USUAL_RHO, np.random.default_rng([self._seed, layer, document, position]))
+    def _drawn(self, layer: int) -> list[UnitCarry]:
+        """A field of known carry-over for each window, the same for all heads, to be crossed with the residuals."""
+        support, batch = self._supports[layer], self._batch
+        rho = USUAL_RHO**support.query_stride
+        return [
+            UnitCarry(support, rho, np.random.default_rng([self._seed, layer, document, position]))
             for document, position in zip(batch.document.tolist(), batch.position.tolist(), strict=True)
         ]
-        field = torch.stack(drawn).to(left)
-        cross = lagged_products(left, support, field[:, None, None].expand_as(left).contiguous())
-        own = lagged_products(field[:, None], support).expand(-1, left.shape[2], -1)
-        for name, sums in zip(CROSSES, (cross[:, 0], cross[:, 1], own), strict=True):
-            carried.variograms[name].add(sums, shared_keys(support), batch.fold)
-        np.add.at(carried.field_squares, batch.fold, field.double().square().sum((-2, -1)).cpu().numpy())
 
-    def _climb(self, layer: int, states: Tensor, energy: Tensor, parts: np.ndarray) -> None:
+    def _climb(
+        self, layer: int, states: Tensor, scores: Tensor, surface: Tensor | None, parts: np.ndarray
+    ) -> None:
         """Variograms of what every rung of the ladder leaves of windows, one at a time: a rung has many maps."""
         support, ranks = self._supports[layer], self.study.ranks
-        wide = columns_of(self.study.window, self.study.state_rank, max(ranks))
+        wide = columns_of(
+            self.study.window, self.study.state_rank, max(ranks), query_stride=support.query_stride
+        )
         names = [_rung(name, rank) for name in RESIDUALS for rank in ranks]
         for window, part in enumerate(parts):
-            beta = self._rungs[layer][part]
-            fields = pair_fields(states[[window]], beta.flatten(0, 1)[None], wide, support)
-            sums = lagged_products(energy[window] - fields.unflatten(1, beta.shape[:2])[0], support)
+            beta, one = self._rungs[layer][part], slice(window, window + 1)
+            of_one = None if surface is None else surface[one]
+            sums, trail = torch.zeros((), dtype=torch.float64), Trail()
+            tiles = pair_field_tiles(
+                states[one], beta.flatten(0, 1)[None], wide, support, self.study.query_tile
+            )
+            for tile in tiles:
+                energy = self._energy(layer, scores[one], of_one, tile.rows, tile.last)
+                left, before = trail.join(energy - tile.energies.unflatten(1, beta.shape[:2])[0])
+                low, first = tile.rows.start - before, tile.rows.start
+                sums = sums + lagged_products(left, support, low=low, first=first)
             for place, name in enumerate(names):
                 rung = self.carried[layer].variograms[name]
                 rung.add(sums[None, place], shared_keys(support), parts[[window]])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from infodyn_interp.energy.carry import per_token
 from infodyn_interp.energy.reference import TABLE, MeanStates
 from infodyn_interp.energy.terms import Basis, Columns, columns_of
 from infodyn_interp.errors import RequestError
@@ -31,7 +32,7 @@ class Terms:
         coefficient: of all columns, row gauge, of all documents.
         pairs: within-key coefficients of nuisance and the chosen track: the mean over folds left out.
         rms: row-centred energy, nats.
-        carry: rho, sill, nugget and variance of the residual (nats^2), for the filter; None where none was fitted.
+        carry: rho of a token, sill, nugget and variance of the residual (nats^2), for the filter; None where none was fitted.
     """
 
     basis: Basis
@@ -81,7 +82,8 @@ def _arrays(part: Part) -> Iterator[tuple[str, np.ndarray]]:
         yield f"{layer}/rms", fitted.rms
         if frozen is not None:
             one, variance = frozen.carries[layer], frozen.variance[layer].mean(0)
-            yield f"{layer}/carry", np.stack([one.rho, one.sill, one.nugget, variance])
+            rho = per_token(one.rho, part.settings.query_stride)  # replies are read at every token
+            yield f"{layer}/carry", np.stack([rho, one.sill, one.nugget, variance])
 
 
 class Kept:

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from infodyn_interp.energy.carry import fit_carry, lags_of
 from infodyn_interp.energy.fitting import Fit, fit
-from infodyn_interp.energy.gauge import support_of
+from infodyn_interp.energy.gauge import Support, support_of
 from infodyn_interp.energy.ladder import RANKS, LadderMoments, ranks_of
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.energy.reference import TABLE, MeanStates, SurfaceFit, choose_reference
-from infodyn_interp.energy.terms import FINE, Basis, Columns, columns_of
+from infodyn_interp.energy.terms import FINE, NINE, Basis, Columns, Grid, columns_of
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Checked
 from infodyn_interp.identify.carry_limits import CarryInjection
@@ -131,8 +131,11 @@ class Part:
     def stages(self) -> tuple[str, ...]:
         """What this part goes through, in order; windows too short for a variogram end with the fit."""
         planned = tuple(dict.fromkeys(shard.stage for shard in self.plan.shards))
-        supports = [support_of(self.plan.window, self.reach[layer]) for layer in self.settings.layers]
+        supports = [self._support(layer) for layer in self.settings.layers]
         return planned[:2] if any(len(lags_of(support)) < LEAST_LAGS for support in supports) else planned
+
+    def _support(self, layer: int) -> Support:
+        return support_of(self.plan.window, self.reach[layer], self.settings.query_stride)
 
     @property
     def limited(self) -> tuple[int, ...]:
@@ -306,7 +309,7 @@ class Part:
 
     def _freeze_ladder(self, files: Sequence[File]) -> Arrays:
         ranks = ranks_of(min(basis.components.shape[1] for basis in self.bases.values()))
-        wide = columns_of(self.plan.window, self.settings.state_rank, max(ranks))
+        wide = self._columns_of(max(ranks))
         for layer in self.settings.layers:
             gram, cross = (merged(files, f"list/{layer}/{name}", 0) for name in ("gram", "cross"))
             yield f"{layer}/rungs", LadderMoments(wide, gram, cross).rungs(self.fits[layer].chosen, ranks)
@@ -356,10 +359,7 @@ class Part:
     def carried(self) -> dict[int, Carried]:
         """What the carry pass left of each layer."""
         frozen = self._arrays("carry")
-        return {
-            layer: Carried.of(frozen, layer, support_of(self.plan.window, self.reach[layer]))
-            for layer in self.settings.layers
-        }
+        return {layer: Carried.of(frozen, layer, self._support(layer)) for layer in self.settings.layers}
 
     def frozen_fits(self) -> Frozen:
         """What the second look, and other precisions of the model, are read by."""
@@ -383,7 +383,7 @@ class Part:
         looked = self._arrays("look") if "look" in self.stages else {}
         gains = f"list/{layers[0]}/swap gains" in looked
         known, read = arrays["sum/all/unseen"]
-        fine = columns_of(self.plan.window, self.settings.state_rank, grid=FINE)
+        fine = self._columns_of(grid=FINE)
         return Gathered(
             checked=self.checked,
             bases=self.bases,
@@ -441,7 +441,13 @@ class Part:
     @property
     def columns(self) -> Columns:
         """Names and places of what was fitted."""
-        return columns_of(self.plan.window, self.settings.state_rank)
+        return self._columns_of()
+
+    def _columns_of(self, bilinear_rank: int | None = None, grid: Grid = NINE) -> Columns:
+        settings = self.settings
+        return columns_of(
+            self.plan.window, settings.state_rank, bilinear_rank, grid, query_stride=settings.query_stride
+        )
 
     @staticmethod
     def _moments(arrays: Mapping[str, np.ndarray], layer: int, name: str, columns: Columns) -> Moments:

@@ -32,6 +32,8 @@ class Study:
         checked: the parity preflight.
         bases: each layer's frozen coordinates.
         ladder_documents: the first documents, whose first windows the ladder and the finer grid read.
+        query_stride: every so many queries are used.
+        query_tile: queries whose maps are held at once; by default as the window's length asks.
     """
 
     model: Model
@@ -45,6 +47,8 @@ class Study:
     checked: Checked
     bases: Mapping[int, Basis]
     ladder_documents: int = DOCUMENTS
+    query_stride: int = 1
+    query_tile: int | None = None
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -62,7 +66,8 @@ class Pass:
     def __init__(self, study: Study) -> None:
         self.study = study
         self._supports = {
-            layer: support_of(study.window, study.checked.reach[layer]) for layer in study.layers
+            layer: support_of(study.window, study.checked.reach[layer], study.query_stride)
+            for layer in study.layers
         }
 
     def __call__(self, layer: Layer) -> None:
@@ -80,7 +85,9 @@ class Pass:
         """The algebra of each layer, made once for layers of one reach."""
         study = self.study
         made = {
-            support: WindowAlgebra(support, study.state_rank, study.model.device, bilinear_rank, grid)
+            support: WindowAlgebra(
+                support, study.state_rank, study.model.device, bilinear_rank, grid, study.query_tile
+            )
             for support in set(self._supports.values())
         }
         return {layer: made[support] for layer, support in self._supports.items()}
@@ -89,10 +96,9 @@ class Pass:
         """Every kept component of the states, scores and surface of a layer."""
         study = self.study
         surface = study.strategy(layer, self._batch.tokens.to(layer.scores.device), study.means)
-        dtype = torch.promote_types(layer.scores.dtype, torch.float32)
         basis = study.bases[layer.index]
         states = basis.states(layer.attention_input, basis.components.shape[1])
-        return states, layer.scores.to(dtype), None if surface is None else surface.to(dtype)
+        return states, layer.scores, surface
 
     def _frozen(self, coefficients: np.ndarray) -> Tensor:
         """Coefficients beside the model, in the precision that its energies have."""
@@ -100,9 +106,12 @@ class Pass:
         dtype = torch.promote_types(model.dtype, torch.float32)
         return torch.from_numpy(coefficients).to(model.device, dtype)
 
-    def _energy(self, layer: int, scores: Tensor, surface: Tensor | None) -> Tensor:
-        """Row-centred energies of a layer's windows."""
-        return center_rows(-scores if surface is None else surface - scores, self._supports[layer])
+    def _energy(self, layer: int, scores: Tensor, surface: Tensor | None, rows: slice, last: int) -> Tensor:
+        """Row-centred energies of some rows of a layer's windows up to a key, in single precision at least."""
+        support = self._supports[layer]
+        here = (slice(None), slice(None), support.queries_of(rows), slice(last))
+        live = scores[here].to(torch.promote_types(scores.dtype, torch.float32))
+        return center_rows(-live if surface is None else surface[here].to(live) - live, support, rows)
 
 
 class Measurement(Pass):

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.energy.reference import choose_reference
-from infodyn_interp.energy.terms import Prosody, rhythm_code
+from infodyn_interp.energy.terms import Prosody, choose_tile, rhythm_code
 from infodyn_interp.errors import RunError
 from infodyn_interp.hooks import Checked, Layer, capture, check
 from infodyn_interp.identify.swaps import BLOCK
 from infodyn_interp.models import Model, permuted_weights_twin, untrained_twin
 from infodyn_interp.sweeping.carrying import Carrying
-from infodyn_interp.sweeping.looking import SecondLook
+from infodyn_interp.sweeping.looking import FirstLook, SecondLook
 from infodyn_interp.sweeping.memory import within_memory
 from infodyn_interp.sweeping.parts import Part
 from infodyn_interp.sweeping.passes import Climb, Measurement, Pass, Study
@@ -74,6 +74,8 @@ class Reader:
             part.checked,
             part.bases,
             part.settings.ladder_documents,
+            part.settings.query_stride,
+            part.settings.query_tile,
         )
 
     def rest(self) -> None:
@@ -192,9 +194,19 @@ class Reader:
 
     def _look_again(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
         frozen = self.part.frozen_fits()
-        visit = SecondLook(self.study, frozen.fits, frozen.carries, frozen.variance, swapping=shard.swaps)
+        seen = FirstLook(self.study) if shard.swaps and not self._whole_block else None
+        if seen is not None:
+            self._pass(shard, seen, lambda _: None)
+        visit = SecondLook(
+            self.study, frozen.fits, frozen.carries, frozen.variance, swapping=shard.swaps, seen=seen
+        )
         self._pass(shard, visit, report)
         yield from visit.arrays()
+
+    @property
+    def _whole_block(self) -> bool:
+        """Windows are so short that a block of the swap gate fits in one forward pass."""
+        return choose_tile(self.texts.window) is None
 
     def _pass(self, shard: Shard, visit: Pass, report: Report) -> None:
         for batch in self._batches(shard, report):
@@ -207,7 +219,8 @@ class Reader:
 
     def _batches(self, shard: Shard, report: Report) -> Iterator[Batch]:
         """The batches of a shard; each is reported once it has been worked on."""
-        size, done = BLOCK if shard.swaps else self.part.settings.micro_batch, 0
+        whole = shard.swaps and self._whole_block
+        size, done = BLOCK if whole else self.part.settings.micro_batch, 0
         texts = self._first_windows if shard.stage in FIRST_WINDOWS else self.texts
         for batch in texts.batches(size, shard.role, shard.documents):
             yield batch

@@ -11,6 +11,7 @@ import torch
 
 from infodyn_interp.energy.ladder import DOCUMENTS, SUPER_FOLDS
 from infodyn_interp.energy.reference import choose_reference
+from infodyn_interp.energy.terms import choose_tile
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import bent_scores, check, choose_layers
 from infodyn_interp.identify.nulls import NULLS, choose_nulls
@@ -43,6 +44,8 @@ class Settings:
     ladder_documents: int = DOCUMENTS
     ablate: tuple[tuple[int, int], ...] = ()
     precisions: tuple[str, ...] = ()
+    query_stride: int = 1
+    query_tile: int | None = None
 
 
 def settle(
@@ -104,7 +107,7 @@ def refuse(model: Model, texts: Texts, settings: Settings) -> None:
         )
     if settings.precisions and not settings.carry:
         raise RequestError("precisions: they are of the carry-over, and carry is false")
-    for name in ("micro_batch", "threads"):
+    for name in ("micro_batch", "threads", "query_stride", "query_tile"):
         value = getattr(settings, name)
         if value is not None and value < 1:
             raise RequestError(f"{name}: {value} asked, at least 1 is needed")
@@ -130,6 +133,7 @@ def describe_run(model: Model, texts: Texts, settings: Settings) -> dict[str, ob
         "limits": list(settings.limits),
         "nulls": list(settings.nulls),
         "ablate": [f"{layer}.{head}" for layer, head in settings.ablate],
+        "query_tile": choose_tile(texts.window, settings.query_tile) or texts.window,
     }
 
 

@@ -12,6 +12,7 @@ from infodyn_interp.energy.carry import (
     fit_variogram,
     lagged_products,
     lags_of,
+    later_rows,
     permuted_products,
     shared_keys,
 )
@@ -109,11 +110,13 @@ def test_queries_in_random_order_carry_nothing():
     draw = np.random.default_rng(5)
     values, _ = residual(draw, 0.7)
     support, documents = support_of(WINDOW), np.arange(FOLDS)
-    sums, weights = permuted_products(values, support, documents, np.zeros_like(documents))
+    sums, weights = permuted_products(
+        later_rows(values, support), support, documents, np.zeros_like(documents)
+    )
     null = Variogram.empty(support, HEADS, FOLDS)
     null.add(sums, weights, documents)
     assert (np.abs(null.value[-2:].mean(0) / null.value[0] - 1) < 0.05).all()
-    again, _ = permuted_products(values[:3], support, documents[:3], np.zeros(3, int))
+    again, _ = permuted_products(later_rows(values[:3], support), support, documents[:3], np.zeros(3, int))
     torch.testing.assert_close(again, sums[:3], rtol=0, atol=0)
 
 

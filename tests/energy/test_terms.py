@@ -83,7 +83,7 @@ def test_kernels_and_tracks_follow_their_formulas(window: int, rank: int, grid: 
     similar = kernels(torch.tensor(states)[None], grid)[0].numpy()
     for place, width in enumerate(grid.widths):
         np.testing.assert_allclose(similar[place], oracle.kernel(states, width), atol=1e-12)
-    for block in row_blocks(torch.tensor(states)[None], grid=grid):
+    for block in row_blocks(torch.tensor(states)[None], Support(window), grid):
         maps = block.tracks[0].numpy()
         for place, (width, tau) in enumerate((w, tau) for w in grid.widths for tau in grid.taus):
             expected = oracle.track(states, width, tau)[block.first : block.last, : block.last]
