@@ -16,7 +16,19 @@ import xarray
 from infodyn_interp.errors import RequestError, RunError, brief, one_line
 
 FILE = "result.nc"
-TABLES = ("verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "cost")
+CONTRASTS = "contrasts"  # the one table of a comparison
+TABLES = (
+    "verdicts",
+    "terms",
+    "carry",
+    "nulls",
+    "reference",
+    "energy",
+    "precisions",
+    "ablation",
+    "groups",
+    "cost",
+)
 GROUPS = {"nulls": "verdicts"}  # of a table that is not named after its group
 # What a term has of its own, beyond what all terms share.
 OWN = {
@@ -56,6 +68,7 @@ COORDINATES = {
     "centre": ("1", "radial basis function"),
     "direction": ("1", "direction of the attention input"),
     "null": ("1", "null model or null text"),
+    "group": ("1", "group of documents"),
     "lag": ("tokens", "queries between two rows"),
     "injected": ("1", "injected share of energy variance"),
     "rank": ("1", "rank of the nuisance's bilinear block"),
@@ -135,6 +148,12 @@ def matching(folder: str | os.PathLike[str], run: Mapping[str, object]) -> xarra
     return result
 
 
+def refuse_other(folder: str | os.PathLike[str], result: xarray.DataTree) -> None:
+    """Refuse a folder that holds another result than this one; raises `RequestError`."""
+    if _file(folder).exists() and open_result(folder).attrs["run_digest"] != result.attrs["run_digest"]:
+        raise RequestError(f"{folder}: holds another result; name another folder or remove this one")
+
+
 def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> pd.DataFrame:
     """One table of a result, tidy.
 
@@ -142,9 +161,11 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
     was read from; `nulls` a row per null, layer, head and term with the model's gain less the null's on the same
     documents; `carry`, `reference` and `energy` a row per layer and head; `precisions` a row per layer, head and dtype,
     with |M_t| and the variogram's rise less those of the run's own; `ablation` a row per layer, head and term that was
-    taken out, and measure of the outputs, in its own `unit`. `terms` has a row per layer, head and term (gains
-    and shares of row-centred energy variance; the columns that one term has alone are NaN for the others); `cost` a row
-    per stage. Units by column are in `.attrs["units"]`.
+    taken out, and measure of the outputs, in its own `unit`; `groups` a row per group of documents, layer, head and
+    term, with the gain within the group less the other groups'. `terms` has a row per layer, head and term (gains and
+    shares of row-centred energy variance; the columns that one term has alone are NaN for the others); `cost` a row per
+    stage. A comparison has one table, `contrasts`, with a row per layer, head and term. Units by column are in
+    `.attrs["units"]`.
 
     Args:
         heads: keep these heads only, as "10.3,12.0" or ["10.3", "12.0"] (layer.head).
@@ -160,22 +181,26 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         "energy": _energy,
         "precisions": lambda group: _keep(group, lambda variable: "dtype" in variable.dims),
         "ablation": _ablation,
+        "groups": lambda group: _keep(group, lambda variable: {"group", "layer"} <= set(variable.dims)),
+        CONTRASTS: _contrasts,
         "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
     }
     if name not in makers:
-        raise RequestError(f"table {name}: there is none; the tables are {', '.join(TABLES)}")
+        raise RequestError(f"table {name}: there is none; the tables are {', '.join(makers)}")
     if not _holds(result, name):
         raise RequestError(f"table {name}: this result has no group {name}")
     made = makers[name](result[GROUPS.get(name, name)].to_dataset())
     order = [
-        dim for dim in ("null", "layer", "head", "dtype", "term", "measure", "stage") if dim in made.dims
+        dim
+        for dim in ("null", "group", "layer", "head", "dtype", "term", "measure", "stage")
+        if dim in made.dims
     ]
     frame = made.to_dataframe(dim_order=order).reset_index()
     if name == "ablation":
         frame = (
             frame[frame["no_causal_effect"].notna()].astype({"no_causal_effect": bool}).reset_index(drop=True)
         )
-    for key in ("null", "dtype", "term", "measure", "unit", "stage"):
+    for key in ("null", "group", "dtype", "term", "measure", "unit", "stage"):
         if key in frame:
             frame[key] = frame[key].astype(str)
     if heads is not None and "head" in frame:
@@ -221,15 +246,17 @@ def pick_heads(
             raise RequestError(f"{name}: {one.strip()!r} is not layer.head; write them as 10.3,12.0")
         layer, head = int(parts[1]), int(parts[2])
         if layer not in layers:
-            raise RequestError(f"{name}: {layer}.{head} asked, the layers are {_span(layers)}")
+            raise RequestError(f"{name}: {layer}.{head} asked, the layers are {span(layers)}")
         if head not in present:
-            raise RequestError(f"{name}: {layer}.{head} asked, the heads are {_span(present)}")
+            raise RequestError(f"{name}: {layer}.{head} asked, the heads are {span(present)}")
         chosen.append((layer, head))
     return chosen
 
 
 def summary(result: xarray.DataTree) -> str:
-    """What was fitted, on what, and what stands out, in words."""
+    """What was fitted, on what, and what stands out, in words; of a comparison, what differs."""
+    if CONTRASTS in result.children:
+        return _about_contrasts(result)
     about, heads = result.attrs, len(choose_heads(result))
     layers = result["terms"].coords["layer"].values.tolist()
     reference = result["reference"].to_dataset()
@@ -241,7 +268,7 @@ def summary(result: xarray.DataTree) -> str:
     )
     lines = [
         f"Model {about['model']} (weights {about['model_digest'][:12]}):"
-        f" layers {_span(layers)}, {heads} heads.",
+        f" layers {span(layers)}, {heads} heads.",
         f"Fitted on {about['tokens_fitted']:,} tokens of {about['documents']:,} documents in {about['folds']}"
         f" folds, windows of {about['window']} tokens.",
         f"Reference {reference.attrs.get('reference', '?')} from {about['tokens_reference']:,} tokens of"
@@ -257,7 +284,8 @@ def summary(result: xarray.DataTree) -> str:
     terms = table(result, "terms")
     for term in dict.fromkeys(verdicts["term"]):
         lines += _about_term(term, verdicts[verdicts["term"] == term], terms[terms["term"] == term])
-    lines += _about_interference(result) + _about_nulls(result) + _about_ablation(result)
+    lines += _about_interference(result) + _about_nulls(result) + _about_groups(result)
+    lines += _about_ablation(result)
     return "\n".join(lines)
 
 
@@ -338,6 +366,64 @@ def _about_nulls(result: xarray.DataTree) -> list[str]:
     return lines
 
 
+def _about_groups(result: xarray.DataTree) -> list[str]:
+    """In how many heads a group's gain stands apart from the others'."""
+    if not _holds(result, "groups"):
+        return []
+    data = result["groups"].to_dataset()
+    lines = [
+        "",
+        "Groups of documents: heads whose gain within the group lies above or below the other groups' (one field for"
+        f" all; q <= {data.attrs['discovery']}).",
+    ]
+    for group in data["group"].values:
+        found = data.sel(group=group)
+        said = (_count_apart(found.sel(term=term), term) for term in data["term"].values)
+        lines.append(f"  {group} ({int(found['documents'])} documents): {', '.join(filter(None, said))}.")
+    return lines
+
+
+def _count_apart(found: xarray.Dataset, term: str, above: str = "above", below: str = "below") -> str:
+    """How many heads stand apart in one term; empty where it has no contrast."""
+    known = found["contrast"].notnull()
+    if not known.any():
+        return ""
+    apart = known & (found["contrast_q"] <= found.attrs["discovery"])
+    high, low = (int((apart & side).sum()) for side in (found["contrast"] > 0, found["contrast"] < 0))
+    return f"{term} {high} {above}, {low} {below} of {int(known.sum())}"
+
+
+def _about_contrasts(result: xarray.DataTree) -> str:
+    """What two results were, what was paired, and in how many heads they differ."""
+    about, data = result.attrs, result[CONTRASTS].to_dataset()
+    lines = [
+        f"{side}: model {about[f'model_{side}']} (weights {about[f'model_digest_{side}'][:12]}),"
+        f" {about[f'documents_{side}']:,} documents in {about[f'folds_{side}']} folds."
+        for side in ("a", "b")
+    ]
+    lines += json.loads(about["notes"])
+    lines += ["Contrast: the gain in a less the gain in b, with its 95 % interval over documents."]
+    for term in data["term"].values:
+        found = data.sel(term=term)
+        if "contrast" in found:
+            said = _count_apart(found, "", "higher in a", "higher in b").strip()
+            reach = float(((found["contrast_high"] - found["contrast_low"]) / 2).median())
+            if said:
+                lines.append(
+                    f"  {term}: {said} heads (q <= {data.attrs['discovery']});"
+                    f" half of the heads would show a difference of {reach:.2g}."
+                )
+        else:
+            known = found["layer_contrast"].notnull()
+            high, low = (
+                int((found[f"layer_contrast_{end}"] * sign > 0).sum())
+                for end, sign in (("low", 1), ("high", -1))
+            )
+            if known.any():
+                lines.append(f"  {term}: higher in a in {high}, in b in {low} of {int(known.sum())} layers.")
+    return "\n".join(lines)
+
+
 def _about_ablation(result: xarray.DataTree) -> list[str]:
     """What the model loses without each term, and which IDENTIFIED ones it loses nothing without."""
     if not _holds(result, "ablation"):
@@ -368,7 +454,7 @@ def _about_ablation(result: xarray.DataTree) -> list[str]:
 def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every table as `folder/NAME.parquet` (units in the file's metadata) and return the paths."""
     files = []
-    for name in TABLES:
+    for name in (*TABLES, CONTRASTS):
         if _holds(result, name):
             files.append(Path(folder) / f"{name}.parquet")
             with whole_file(files[-1]) as beside:
@@ -391,6 +477,12 @@ def _verdicts(group: xarray.Dataset) -> xarray.Dataset:
     advice = json.loads(group.attrs["advice"])
     words = np.vectorize(lambda verdict: advice[verdict], otypes=[object])(kept["verdict"].values)
     return kept.assign(advice=(kept["verdict"].dims, words, {"units": "text"}))
+
+
+def _contrasts(group: xarray.Dataset) -> xarray.Dataset:
+    return group.drop_vars(
+        [name for name in group.data_vars if "head" in group.dims and str(name).startswith("layer_")]
+    )
 
 
 def _plain_heads(group: xarray.Dataset) -> xarray.Dataset:
@@ -482,7 +574,8 @@ def _plain(value: object) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _span(numbers: Iterable[int]) -> str:
+def span(numbers: Iterable[int]) -> str:
+    """Whole numbers in words: 0..28 by 4."""
     numbers = list(numbers)
     step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
     if len(numbers) > 2 and step > 0 and numbers == list(range(numbers[0], numbers[-1] + 1, step)):

@@ -294,7 +294,9 @@ def _products(moments: Moments, fold: int) -> dict[str, tuple[np.ndarray, np.nda
     return {gauge: (moments.gram(fold, gauge), moments.cross(fold, gauge)) for gauge in ("row", "within")}
 
 
-def _train_without(moments: Moments, fold: int) -> tuple["_Trained", dict[str, tuple[np.ndarray, np.ndarray]]]:
+def _train_without(
+    moments: Moments, fold: int
+) -> tuple["_Trained", dict[str, tuple[np.ndarray, np.ndarray]]]:
     """Coefficients of all folds but one, and the products of that one."""
     whole, left = _products(moments.total, 0), _products(moments, fold)
     (gram, cross), (gram_within, cross_within) = (

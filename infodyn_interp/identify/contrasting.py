@@ -7,7 +7,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
-from infodyn_interp.energy.fitting import LEVEL
+from infodyn_interp.energy.fitting import LEVEL, Estimate
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,9 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """A sum of independent estimates with its 95 % interval and the two-sided p of 0."""
+class Contrast(Estimate):
+    """A sum of independent estimates with its 95 % interval, its t, and the two-sided p of 0."""
 
-    value: Float[np.ndarray, "*shape"]
-    low: Float[np.ndarray, "*shape"]
-    high: Float[np.ndarray, "*shape"]
     p: Float[np.ndarray, "*shape"]
 
     @classmethod
@@ -70,5 +67,6 @@ class Contrast:
             freedom = variance**2 / spent
             error = np.sqrt(variance)
             reach = scipy.stats.t.ppf((1 + LEVEL) / 2, freedom) * error
-            p = 2 * scipy.stats.t.sf(np.abs(value / error), freedom)
-        return cls(np.asarray(value), value - reach, value + reach, np.asarray(p))
+            t = np.where(error > 0, value / error, np.nan)
+            p = 2 * scipy.stats.t.sf(np.abs(t), freedom)
+        return cls(np.asarray(value), value - reach, value + reach, t, np.asarray(p))

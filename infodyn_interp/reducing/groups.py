@@ -9,11 +9,11 @@ import xarray
 from jaxtyping import Float
 
 from infodyn_interp.energy.carry import Variogram, fit_variogram
-from infodyn_interp.energy.fitting import Estimate, GroupFit, share_of
+from infodyn_interp.energy.fitting import GroupFit, share_of
 from infodyn_interp.identify.contrasting import Contrast, Mean
 from infodyn_interp.identify.evidence import ROWS
 from infodyn_interp.identify.verdict import DISCOVERY, discoveries
-from infodyn_interp.reducing.labels import interval, label
+from infodyn_interp.reducing.labels import interval, label, of_layers
 
 if TYPE_CHECKING:
     from infodyn_interp.sweeping import Gathered
@@ -32,7 +32,10 @@ def label_groups(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset:
     variables = {
         "documents": label(("group",), [size for _, size in gathered.groups], "1", "fitted documents"),
         "share": label(
-            GRID, np.stack(shares, 1), "1", "variance of the term fitted to all over the group's energy variance"
+            GRID,
+            np.stack(shares, 1),
+            "1",
+            "variance of the term fitted to all over the group's energy variance",
         ),
         **_interval(
             "gain",
@@ -120,7 +123,5 @@ def _sill_shares(
 def _interval(name: str, found: Sequence[Sequence[Contrast]], words: str) -> dict[str, xarray.Variable]:
     """A variable with the ends of its interval, from layers of groups."""
 
-    def stacked(part: str) -> np.ndarray:
-        return np.stack([[getattr(one, part) for one in of_layer] for of_layer in found], 1)
-
-    return interval(name, Estimate(*map(stacked, ("value", "low", "high", "p"))), GRID, "1", words)
+    groups = [of_layers(of_group) for of_group in zip(*found, strict=True)]
+    return interval(name, of_layers(groups), GRID, "1", words)

@@ -75,7 +75,9 @@ class Run(BaseModel):
         None, description="JSONL field that holds the text; text, or prompt and completion, by default."
     )
     by: str | None = Field(
-        None, min_length=1, description="Field whose values group the documents, to be contrasted; none by default."
+        None,
+        min_length=1,
+        description="Field whose values group the documents, to be contrasted; none by default.",
     )
     split: bool = Field(False, description="Blank lines separate the documents of a text file.")
     window: int = Field(256, ge=32, description="Tokens in a window.")

@@ -153,8 +153,8 @@ def sweep(
         asked: the keys of the run file that this sweep is of, stored with what they came to.
 
     Returns:
-        The result: groups `basis example reference energy terms verdicts carry groups precisions ablation cost`, energies in
-        nats.
+        The result: groups `basis example reference energy terms verdicts carry groups precisions ablation cost`,
+        energies in nats.
 
     Raises:
         RequestError: before any work: a layer, reference or rank that is not there, windows longer than the model's
@@ -207,7 +207,10 @@ def sweep(
                 study, read_pieces(texts.tokenizer), model.head_width, reference, nulls_read, settings
             )
         groups["/terms"]["documents_digest"] = reducing.label(
-            ("fold",), texts.fold_digests, "text", "hash of the fold's documents and of the windows read of them"
+            ("fold",),
+            texts.fold_digests,
+            "text",
+            "hash of the fold's documents and of the windows read of them",
         )
         if removals:
             groups["/ablation"] = reducing.label_ablation(removals)
