@@ -148,7 +148,10 @@ def _pair(both: Sequence[xarray.DataTree]) -> tuple[list[tuple[int, int]] | None
     if len(pairs) == len(ours) == len(theirs):
         held = "" if what == "document" else f" of {both[0].attrs['documents']} documents"
         return pairs, f"Paired by {what}: the same {len(pairs)} {what}s{held}."
-    return pairs, f"Paired on the {len(pairs)} {what}s that both hold, of {len(ours)} in a and {len(theirs)} in b."
+    return (
+        pairs,
+        f"Paired on the {len(pairs)} {what}s that both hold, of {len(ours)} in a and {len(theirs)} in b.",
+    )
 
 
 def _apart(both: Sequence[xarray.DataTree], layers: Sequence[int], heads: Sequence[int]) -> list[str]:
