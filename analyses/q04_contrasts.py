@@ -3,14 +3,15 @@
     python analyses/q04_contrasts.py --splits 400 --processes 2      # writes analyses/data/contrasts.csv
 
 Documents differ in how strong each term is. `halves`: a model reads two halves of a corpus, one run each (`compare`,
-not paired); `paired`: two models whose energies differ in noise alone read the same documents (`compare`, paired);
-`groups` and `few`: one run of a corpus whose documents have labels at random, in equal parts or a quarter of them
-(`by`). Then one side has so much more of a term that gains differ by twice the median reach of an interval, the
-detection limit of a contrast, and it is counted how often the interval lies above 0.
+not paired); `paired`: two models whose energies differ in noise alone read the same documents, drawn anew each time
+(`compare`, paired); `groups` and `few`: one run of a corpus whose documents have labels at random, in equal parts or a
+quarter of them (`by`). Then one side has so much more of a term that gains differ by twice the detection limit, and it
+is counted how often the interval lies above 0. The limit of a contrast is the difference that half of the contrasts
+find: as large as the reach of its own interval, which grows with the term.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
 from functools import partial
@@ -167,41 +168,32 @@ def contrasts_of(
     """Contrasts of splits of one corpus, for each set of what one side has more of: that side less the other."""
     torch.set_num_threads(1)
     generator = np.random.default_rng([seed, DESIGNS.index(design)])
-    corpus = Corpus.drawn(DOCUMENTS, generator, seed)
-    base = corpus.read(corpus.energies({}))
     found = []
     for more in sets:
-        raised = corpus.read(corpus.energies(more, other=design == "paired"))
-        found.append([_contrast(design, base, raised, generator) for _ in range(splits)])
+        found.append([])
+        for split in range(splits):
+            if (
+                split == 0 or design == "paired"
+            ):  # of one corpus, two models differ by the noise they have there
+                corpus = Corpus.drawn(DOCUMENTS // (2 if design == "paired" else 1), generator, seed)
+                base = corpus.read(corpus.energies({}))
+                raised = corpus.read(corpus.energies(more, other=design == "paired"))
+            found[-1].append(_contrast(design, base, raised, generator))
     return found
 
 
 def _contrast(design: str, base: Reading, raised: Reading, generator: np.random.Generator) -> Contrast:
-    order, half = generator.permutation(DOCUMENTS), DOCUMENTS // 2
+    order, half = generator.permutation(len(base.energies)), DOCUMENTS // 2
     if design == "halves":
         sides = raised.run(order[:half], half), base.run(order[half:], half)
         return Contrast.of([Mean.of_folds(side.by_fold()) for side in sides], [1, -1])
     if design == "paired":
-        sides = raised.run(order[:half], half), base.run(order[:half], half)
+        sides = raised.run(order, half), base.run(order, half)
         return Contrast.of([Mean.of_folds(sides[0].by_fold() - sides[1].by_fold())], [1])
     label = np.arange(DOCUMENTS) < (half if design == "groups" else DOCUMENTS // 4)
     ranked = np.empty(DOCUMENTS, bool)
     ranked[order] = label
     return base.mixed(raised, ranked).run(order, FOLDS).between(label.astype(int))
-
-
-def gained_by_share(seed: int) -> dict[str, float]:
-    """How much gain a share of each term makes: within keys a track keeps a part of its own."""
-    corpus = Corpus.drawn(DOCUMENTS, np.random.default_rng([seed, len(DESIGNS)]), seed)
-    every = np.arange(DOCUMENTS)
-    base, *raised = (
-        corpus.read(corpus.energies(more)).run(every, FOLDS).by_fold().mean(0)
-        for more in ({}, *({name: SHARES[name] / 2} for name in PLANTED))
-    )
-    return {
-        name: float((one - base)[ROWS.index(name)].mean() / (SHARES[name] / 2))
-        for name, one in zip(PLANTED, raised, strict=True)
-    }
 
 
 def count(
@@ -215,27 +207,56 @@ def count(
         return [[one for found in drawn for one in found[place]] for place in range(len(sets))]
 
     (nothing,) = gather([{}], splits)
-    reach = np.median([(one.high - one.low) / 2 for one in nothing], (0, 2))
-    limits = dict(zip(ROWS, reach.tolist(), strict=True))
-    slopes = [gained_by_share(seed) for seed in seeds[:2]]
-    shares = {name: 2 * limits[name] / np.mean([one[name] for one in slopes]) for name in PLANTED}
-    sets = [
-        {name: share for name, share in shares.items() if (name == "carry") == carry}
-        for carry in (False, True)
-    ]
-    found = gather(sets, max(splits // 5, 1))
-    rows = [_row(design, row, nothing, limits, 0.0) for row in ROWS]
-    return rows + [
-        _row(design, name, found[name == "carry"], limits, share) for name, share in shares.items()
-    ]
+    reach = dict(zip(ROWS, _middle(nothing)[1].tolist(), strict=True))
+    rows = [_row(design, row, nothing, reach[row], 0.0) for row in ROWS]
+    return rows + plant(design, reach, lambda more, part: gather(more, max(splits // part, 1)))
+
+
+def plant(design: str, reach: Mapping[str, float], gather: Callable[..., list[list[Contrast]]]) -> list[dict]:
+    """Rates where one side has more: a pilot finds how intervals grow with what is planted, then twice the limit is.
+
+    Args:
+        reach: of an interval where nothing differs, by verdict row.
+        gather: contrasts for each set of what one side has more of, from one split in so many.
+    """
+    tried = {name: 2 * reach[name] for name in PLANTED}
+    limits, shares = {}, {}
+    for pilot, names in zip(gather(_sets(tried), 10), map(list, _sets(tried)), strict=True):
+        gained, reached = (dict(zip(ROWS, part.tolist(), strict=True)) for part in _middle(pilot))
+        for name in names:
+            limits[name] = reach[name] / (1 - (reached[name] - reach[name]) / gained[name])
+            shares[name] = tried[name] * 2 * limits[name] / gained[name]
+    found = gather(_sets(shares), 5)
+    return [_row(design, name, found[name == "carry"], limits[name], share) for name, share in shares.items()]
+
+
+def _sets(shares: Mapping[str, float]) -> list[dict[str, float]]:
+    """The carry-over apart from the others, which take their part of the white noise that it is told from."""
+    return [{name: shares[name] for name in PLANTED if (name == "carry") == carry} for carry in (False, True)]
+
+
+def _middle(found: Sequence[Contrast]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean contrast and median reach of an interval, by verdict row."""
+    return (
+        np.mean([one.value for one in found], (0, 2)),
+        np.median([(one.high - one.low) / 2 for one in found], (0, 2)),
+    )
 
 
 def _row(
-    design: str, term: str, found: Sequence[Contrast], limits: Mapping[str, float], planted: float
+    design: str, term: str, found: Sequence[Contrast], limit: float, planted: float
 ) -> dict[str, object]:
-    low, high = (np.array([getattr(one, end)[ROWS.index(term)] for one in found]) for end in ("low", "high"))
+    value, low, high = (
+        np.array([getattr(one, end)[ROWS.index(term)] for one in found]) for end in ("value", "low", "high")
+    )
     rate = (low > 0).mean() if planted else ((low <= 0) & (high >= 0)).mean()
-    told = {"design": design, "term": term, "limit": limits[term], "planted_share": planted}
+    told = {
+        "design": design,
+        "term": term,
+        "limit": limit,
+        "planted_share": planted,
+        "contrast": value.mean(),
+    }
     return told | {
         "said": "above 0" if planted else "covers 0",
         "rate": rate,
@@ -248,17 +269,20 @@ def main() -> None:
     """Draw, count, write."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--splits", type=int, default=400)
+    ask.add_argument("--designs", default=",".join(DESIGNS), help="the others stay as the table has them")
     ask.add_argument("--processes", type=int, default=1)
     asked = ask.parse_args()
     seeds = range(-(-asked.splits // SPLITS_OF_ONE))
-    (HERE / "data").mkdir(exist_ok=True)
-    rows = []
+    file = HERE / "data" / "contrasts.csv"
+    file.parent.mkdir(exist_ok=True)
     with ProcessPoolExecutor(asked.processes, get_context("spawn")) as pool:
-        for design in DESIGNS:
-            rows += count(design, SPLITS_OF_ONE, seeds, pool)
-            table = pd.DataFrame(rows).round(4)
-            table.to_csv(HERE / "data" / "contrasts.csv", index=False)
-            print(table[table["design"] == design].to_string(index=False), flush=True)
+        for design in asked.designs.split(","):
+            rows = pd.DataFrame(count(design, SPLITS_OF_ONE, seeds, pool)).round(4)
+            print(rows.to_string(index=False), flush=True)
+            kept = pd.read_csv(file) if file.exists() else rows[:0]
+            table = pd.concat([kept[kept["design"] != design], rows]) if len(kept) else rows
+            order = table["design"].map(DESIGNS.index)
+            table.iloc[np.argsort(order, kind="stable")].to_csv(file, index=False)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,9 @@ def _pair(both: Sequence[xarray.DataTree]) -> tuple[list[tuple[int, int]] | None
     windows = [one.attrs["window"] for one in both]
     if windows[0] != windows[1]:
         return None, unpaired.format(f"windows of {windows[0]} and of {windows[1]} tokens")
-    ours, theirs = (one["terms"].to_dataset()["documents_digest"].values.tolist() for one in both)
+    ours, theirs = (
+        [str(one) for one in each["terms"].to_dataset()["documents_digest"].values] for each in both
+    )
     pairs = [(place, theirs.index(digest)) for place, digest in enumerate(ours) if digest in theirs]
     if len(pairs) < LEAST_PAIRS:
         return None, unpaired.format("other documents")

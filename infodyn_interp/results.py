@@ -203,7 +203,7 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
     for key in ("null", "group", "dtype", "term", "measure", "unit", "stage"):
         if key in frame:
             frame[key] = frame[key].astype(str)
-    if heads is not None and "head" in frame:
+    if heads is not None and ("head" in frame or name == CONTRASTS):
         keep = pd.MultiIndex.from_tuples(choose_heads(result, heads))
         frame = frame[pd.MultiIndex.from_frame(frame[["layer", "head"]]).isin(keep)].reset_index(drop=True)
     frame.attrs = {"units": {str(key): _units(made[key]) for key in frame.columns}}
@@ -222,7 +222,9 @@ def choose_heads(result: xarray.DataTree, heads: Heads = None) -> list[tuple[int
     Raises:
         RequestError: not of the form layer.head, or not in the result.
     """
-    coords = result["terms"].coords
+    coords = result[CONTRASTS if CONTRASTS in result.children else "terms"].coords
+    if heads is not None and "head" not in coords:
+        raise RequestError("heads: those of the two models do not match, so there is none to name")
     layers, present = coords["layer"].values.tolist(), coords["head"].values.tolist()
     if heads is None:
         return [(layer, head) for layer in layers for head in present]

@@ -124,10 +124,8 @@ class Reader:
         """Folds within groups that a shard's documents are of, where groups are told apart."""
         if not self.part.plan.groups or shard.role != "fitted":
             return ()
-        ranks = np.sort(np.array(shard.documents, np.int64))
-        return tuple(
-            np.unique(self.texts.group(ranks) * self.texts.folds + ranks % self.texts.folds).tolist()
-        )
+        ranks, folds = sorted(shard.documents), self.texts.folds
+        return tuple(np.unique(self.texts.group(ranks) * folds + np.array(ranks) % folds).tolist())
 
     def _survey(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
         before = self.texts.windows("reference", range(shard.documents[0]))
