@@ -107,6 +107,7 @@ def coupling_map(result: xarray.DataTree, **keywords: str) -> figures.Plate:
 
 OBSERVED = [trajectory, temperature_ladder, alpha_sweep, coupling_map]
 
+
 def comparison(result: xarray.DataTree, **keywords: str) -> figures.Plate:
     shape = [result["terms"].sizes[name] for name in ("layer", "head", "fold")]
     return figures.comparison(compare(make_result(*shape), make_result(*shape, seed=1)), **keywords)
