@@ -22,6 +22,7 @@ _MODULES = (
 )
 _FUNCTIONS = {
     "capture": "hooks",
+    "compare": "comparing",
     "export": "results",
     "open_model": "models",
     "open_result": "results",

@@ -11,6 +11,7 @@ from . import report as report
 from . import results as results
 from . import run as run
 from . import texts as texts
+from .comparing import compare as compare
 from .errors import RequestError as RequestError
 from .errors import RunError as RunError
 from .hooks import capture as capture

@@ -18,11 +18,12 @@ from infodyn_interp.errors import RequestError, RunError, brief, one_line
 FILE = "result.nc"
 MEASURES = ("fidelity", "stability", "maps")  # groups of quantities, each with its nulls
 TABLES = (
-    *("verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation"),
+    *("verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "groups"),
     *MEASURES,
     "cost",
 )
 OBSERVED = ("coupling",)  # tables of replies
+CONTRASTS = "contrasts"  # the one table of a comparison
 GROUPS = {"nulls": "verdicts"}  # of a table that is not named after its group
 CELL = {"temperature", "layer", "series", "proxy"}  # of the coupling
 # What a term has of its own, beyond what all terms share.
@@ -63,6 +64,7 @@ COORDINATES = {
     "centre": ("1", "radial basis function"),
     "direction": ("1", "direction of the attention input"),
     "null": ("1", "null model or null text"),
+    "group": ("1", "group of documents"),
     "lag": ("tokens", "queries between two rows"),
     "injected": ("1", "injected share of energy variance"),
     "rank": ("1", "rank of the nuisance's bilinear block"),
@@ -156,6 +158,12 @@ def matching(folder: str | os.PathLike[str], run: Mapping[str, object]) -> xarra
     return result
 
 
+def refuse_other(folder: str | os.PathLike[str], result: xarray.DataTree) -> None:
+    """Refuse a folder that holds another result than this one; raises `RequestError`."""
+    if _file(folder).exists() and open_result(folder).attrs["run_digest"] != result.attrs["run_digest"]:
+        raise RequestError(f"{folder}: holds another result; name another folder or remove this one")
+
+
 def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> pd.DataFrame:
     """One table of a result, tidy.
 
@@ -163,10 +171,11 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
     was read from; `nulls` a row per null, layer, head and term with the model's gain less the null's on the same
     documents; `carry`, `reference` and `energy` a row per layer and head; `precisions` a row per layer, head and dtype,
     with |M_t| and the variogram's rise less those of the run's own; `ablation` a row per layer, head and term that was
-    taken out, and measure of the outputs, in its own `unit`; `coupling` a row per temperature, layer, internal series
-    and proxy. `terms` has a row per layer, head and term (gains
-    and shares of row-centred energy variance; the columns that one term has alone are NaN for the others); `cost` a row
-    per stage. Units by column are in `.attrs["units"]`.
+    taken out, and measure of the outputs, in its own `unit`; `groups` a row per group of documents, layer, head and
+    term, with the gain within the group less the other groups'; `coupling` a row per temperature, layer, internal
+    series and proxy. `terms` has a row per layer, head and term (gains and shares of row-centred energy variance; the
+    columns that one term has alone are NaN for the others); `cost` a row per stage. A comparison has one table,
+    `contrasts`, with a row per layer, head and term. Units by column are in `.attrs["units"]`.
 
     Args:
         heads: keep these heads only, as "10.3,12.0" or ["10.3", "12.0"] (layer.head).
@@ -182,11 +191,14 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         "energy": _energy,
         "precisions": lambda group: _keep(group, lambda variable: "dtype" in variable.dims),
         "ablation": _ablation,
+        "groups": lambda group: _keep(group, lambda variable: {"group", "layer"} <= set(variable.dims)),
+        CONTRASTS: _contrasts,
         "coupling": lambda group: _keep(group, lambda variable: set(variable.dims) <= CELL),
         "cost": lambda group: _keep(group, lambda variable: variable.dims == ("stage",)),
     }
-    if name not in (*TABLES, *OBSERVED):
-        raise RequestError(f"table {name}: there is none; the tables are {', '.join((*TABLES, *OBSERVED))}")
+    if name not in (*makers, *MEASURES):
+        names = ", ".join((*TABLES, *OBSERVED, CONTRASTS))
+        raise RequestError(f"table {name}: there is none; the tables are {names}")
     if not _holds(result, name):
         raise RequestError(f"table {name}: this result has no group {name}")
     if name in MEASURES:
@@ -196,6 +208,7 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         dim
         for dim in (
             "null",
+            "group",
             "temperature",
             "layer",
             "head",
@@ -213,10 +226,10 @@ def table(result: xarray.DataTree, name: str = "terms", heads: Heads = None) -> 
         frame = (
             frame[frame["no_causal_effect"].notna()].astype({"no_causal_effect": bool}).reset_index(drop=True)
         )
-    for key in ("null", "dtype", "term", "measure", "unit", "stage", "series", "proxy"):
+    for key in ("null", "group", "dtype", "term", "measure", "unit", "stage", "series", "proxy"):
         if key in frame:
             frame[key] = frame[key].astype(str)
-    if heads is not None and "head" in frame:
+    if heads is not None and ("head" in frame or name == CONTRASTS):
         keep = pd.MultiIndex.from_tuples(choose_heads(result, heads))
         frame = frame[pd.MultiIndex.from_frame(frame[["layer", "head"]]).isin(keep)].reset_index(drop=True)
     frame.attrs = {"units": {str(key): _units(made[key]) for key in frame.columns}}
@@ -235,7 +248,9 @@ def choose_heads(result: xarray.DataTree, heads: Heads = None) -> list[tuple[int
     Raises:
         RequestError: not of the form layer.head, or not in the result.
     """
-    coords = result["terms"].coords
+    coords = result[CONTRASTS if CONTRASTS in result.children else "terms"].coords
+    if heads is not None and "head" not in coords:
+        raise RequestError("heads: those of the two models do not match, so there is none to name")
     layers, present = coords["layer"].values.tolist(), coords["head"].values.tolist()
     if heads is None:
         return [(layer, head) for layer in layers for head in present]
@@ -259,15 +274,17 @@ def pick_heads(
             raise RequestError(f"{name}: {one.strip()!r} is not layer.head; write them as 10.3,12.0")
         layer, head = int(parts[1]), int(parts[2])
         if layer not in layers:
-            raise RequestError(f"{name}: {layer}.{head} asked, the layers are {_span(layers)}")
+            raise RequestError(f"{name}: {layer}.{head} asked, the layers are {span(layers)}")
         if head not in present:
-            raise RequestError(f"{name}: {layer}.{head} asked, the heads are {_span(present)}")
+            raise RequestError(f"{name}: {layer}.{head} asked, the heads are {span(present)}")
         chosen.append((layer, head))
     return chosen
 
 
 def summary(result: xarray.DataTree) -> str:
-    """What was fitted, on what, and what stands out, in words."""
+    """What was fitted, on what, and what stands out, in words; of a comparison, what differs."""
+    if CONTRASTS in result.children:
+        return _about_contrasts(result)
     if "terms" not in result.children:
         return "\n".join(_about_measures(result))
     about, heads = result.attrs, len(choose_heads(result))
@@ -281,7 +298,7 @@ def summary(result: xarray.DataTree) -> str:
     )
     lines = [
         f"Model {about['model']} (weights {about['model_digest'][:12]}):"
-        f" layers {_span(layers)}, {heads} heads.",
+        f" layers {span(layers)}, {heads} heads.",
         f"Fitted on {about['tokens_fitted']:,} tokens of {about['documents']:,} documents in {about['folds']}"
         f" folds, windows of {about['window']} tokens.",
         f"Reference {reference.attrs.get('reference', '?')} from {about['tokens_reference']:,} tokens of"
@@ -297,7 +314,8 @@ def summary(result: xarray.DataTree) -> str:
     terms = table(result, "terms")
     for term in dict.fromkeys(verdicts["term"]):
         lines += _about_term(term, verdicts[verdicts["term"] == term], terms[terms["term"] == term])
-    lines += _about_interference(result) + _about_nulls(result) + _about_ablation(result)
+    lines += _about_interference(result) + _about_nulls(result) + _about_groups(result)
+    lines += _about_ablation(result)
     if any(_holds(result, name) for name in MEASURES):
         lines += ["", *_about_measures(result)]
     return "\n".join(lines)
@@ -378,6 +396,64 @@ def _about_nulls(result: xarray.DataTree) -> list[str]:
                 parts.append(said + (f" (IDENTIFIED in the null: {identified})" if identified else ""))
         lines.append(f"  {null}: {', '.join(parts)}.")
     return lines
+
+
+def _about_groups(result: xarray.DataTree) -> list[str]:
+    """In how many heads a group's gain stands apart from the others'."""
+    if not _holds(result, "groups"):
+        return []
+    data = result["groups"].to_dataset()
+    lines = [
+        "",
+        "Groups of documents: heads whose gain within the group lies above or below the other groups' (one field for"
+        f" all; q <= {data.attrs['discovery']}).",
+    ]
+    for group in data["group"].values:
+        found = data.sel(group=group)
+        said = (_count_apart(found.sel(term=term), term) for term in data["term"].values)
+        lines.append(f"  {group} ({int(found['documents'])} documents): {', '.join(filter(None, said))}.")
+    return lines
+
+
+def _count_apart(found: xarray.Dataset, term: str, above: str = "above", below: str = "below") -> str:
+    """How many heads stand apart in one term; empty where it has no contrast."""
+    known = found["contrast"].notnull()
+    if not known.any():
+        return ""
+    apart = known & (found["contrast_q"] <= found.attrs["discovery"])
+    high, low = (int((apart & side).sum()) for side in (found["contrast"] > 0, found["contrast"] < 0))
+    return f"{term} {high} {above}, {low} {below} of {int(known.sum())}"
+
+
+def _about_contrasts(result: xarray.DataTree) -> str:
+    """What two results were, what was paired, and in how many heads they differ."""
+    about, data = result.attrs, result[CONTRASTS].to_dataset()
+    lines = [
+        f"{side}: model {about[f'model_{side}']} (weights {about[f'model_digest_{side}'][:12]}),"
+        f" {about[f'documents_{side}']:,} documents in {about[f'folds_{side}']} folds."
+        for side in ("a", "b")
+    ]
+    lines += json.loads(about["notes"])
+    lines += ["Contrast: the gain in a less the gain in b, with its 95 % interval over documents."]
+    for term in data["term"].values:
+        found = data.sel(term=term)
+        if "contrast" in found:
+            said = _count_apart(found, "", "higher in a", "higher in b").strip()
+            reach = float(((found["contrast_high"] - found["contrast_low"]) / 2).median())
+            if said:
+                lines.append(
+                    f"  {term}: {said} heads (q <= {data.attrs['discovery']});"
+                    f" half of the heads would show a difference of {reach:.2g}."
+                )
+        else:
+            known = found["layer_contrast"].notnull()
+            high, low = (
+                int((found[f"layer_contrast_{end}"] * sign > 0).sum())
+                for end, sign in (("low", 1), ("high", -1))
+            )
+            if known.any():
+                lines.append(f"  {term}: higher in a in {high}, in b in {low} of {int(known.sum())} layers.")
+    return "\n".join(lines)
 
 
 def _about_ablation(result: xarray.DataTree) -> list[str]:
@@ -468,7 +544,7 @@ def _quantities(group: xarray.Dataset) -> pd.DataFrame:
 def export(result: xarray.DataTree, folder: str | os.PathLike[str]) -> list[Path]:
     """Write every table as `folder/NAME.parquet` (units in the file's metadata) and return the paths."""
     files = []
-    for name in (*TABLES, *OBSERVED):
+    for name in (*TABLES, *OBSERVED, CONTRASTS):
         if _holds(result, name):
             files.append(Path(folder) / f"{name}.parquet")
             with whole_file(files[-1]) as beside:
@@ -491,6 +567,12 @@ def _verdicts(group: xarray.Dataset) -> xarray.Dataset:
     advice = json.loads(group.attrs["advice"])
     words = np.vectorize(lambda verdict: advice[verdict], otypes=[object])(kept["verdict"].values)
     return kept.assign(advice=(kept["verdict"].dims, words, {"units": "text"}))
+
+
+def _contrasts(group: xarray.Dataset) -> xarray.Dataset:
+    return group.drop_vars(
+        [name for name in group.data_vars if "head" in group.dims and str(name).startswith("layer_")]
+    )
 
 
 def _plain_heads(group: xarray.Dataset) -> xarray.Dataset:
@@ -582,7 +664,8 @@ def _plain(value: object) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _span(numbers: Iterable[int]) -> str:
+def span(numbers: Iterable[int]) -> str:
+    """Whole numbers in words: 0..28 by 4."""
     numbers = list(numbers)
     step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
     if len(numbers) > 2 and step > 0 and numbers == list(range(numbers[0], numbers[-1] + 1, step)):

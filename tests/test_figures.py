@@ -22,7 +22,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from synthetic import LAGS, RANKS, make_ablation, make_calibration, make_observed, make_result
 
-from infodyn_interp import RequestError, figures
+from infodyn_interp import RequestError, compare, figures
 from infodyn_interp.figures import example, judgements, maps, plates, selection
 from infodyn_interp.identify.evidence import ROWS
 from infodyn_interp.identify.verdict import Verdict
@@ -34,6 +34,7 @@ WITH_HEADS: list[Draw] = [
     figures.energy_map,
     figures.gain,
     figures.contrasts,
+    figures.group_contrasts,
     figures.track_grid,
     figures.track_profile,
     figures.variogram,
@@ -48,7 +49,7 @@ WITH_HEADS: list[Draw] = [
 DRAWN = [*WITH_HEADS, figures.landscape]
 TERMS = ("prosody", "rhythm", "state", "track")
 UNIT = r"\b(share|nats²?|tokens|ratio|no unit)(?!\w)"
-LOG_RATIO = "log V(long)/V(1), model − null"
+LOG_RATIOS = {f"log V(long)/V(1), {less}" for less in ("model − null", "group − others")}
 # What a user may have set: none of it may show in a figure.
 HOSTILE = {
     "pdf.fonttype": 3,
@@ -105,7 +106,14 @@ def coupling_map(result: xarray.DataTree, **keywords: str) -> figures.Plate:
 
 
 OBSERVED = [trajectory, temperature_ladder, alpha_sweep, coupling_map]
-EVERY = [*DRAWN, calibration, removal, *OBSERVED]
+
+
+def comparison(result: xarray.DataTree, **keywords: str) -> figures.Plate:
+    shape = [result["terms"].sizes[name] for name in ("layer", "head", "fold")]
+    return figures.comparison(compare(make_result(*shape), make_result(*shape, seed=1)), **keywords)
+
+
+EVERY = [*DRAWN, calibration, removal, *OBSERVED, comparison]
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +205,7 @@ def test_every_axis_names_its_quantity_and_unit(
     draw: Draw, width: str, heads: str | None, result: xarray.DataTree
 ) -> None:
     plate = draw(result, heads=heads, width=width)
-    counted = {"layer", "head", "head (layer.head)", "direction, from stiff to sloppy", LOG_RATIO}
+    counted = {"layer", "head", "head (layer.head)", "direction, from stiff to sloppy", *LOG_RATIOS}
     for ax in plate.axes:
         bar = ax.get_label() == "<colorbar>"
         for axis in [ax.yaxis] if bar else [ax.xaxis, ax.yaxis]:

@@ -37,8 +37,8 @@ from infodyn_interp.errors import RequestError
 from infodyn_interp.run import Run, read
 
 TableName = Literal[
-    "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation",
-    "fidelity", "stability", "maps", "coupling", "cost",
+    "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "groups",
+    "contrasts", "fidelity", "stability", "maps", "coupling", "cost",
 ]  # fmt: skip
 ModelName = Annotated[str, typer.Option("--model", help="A name, a folder, a .gguf file, or demo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -232,13 +232,45 @@ def show(
         return
     print_table(
         result,
-        table or next(name for name in results.TABLES if name in result.children),
+        table or next(name for name in (*results.TABLES, results.CONTRASTS) if name in result.children),
         heads=head or heads,
         sort=sort,
         rows=rows,
         as_json=as_json,
         summarise=table is None,
     )
+
+
+@app.command()
+def compare(
+    a: Place,
+    b: Annotated[Path, typer.Argument(help="Another one.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that receives the contrasts and their figures.")
+    ] = None,
+    heads: Heads = None,
+    rows: Annotated[
+        int | None, typer.Option(min=0, help=f"Rows to print, 0 for all; {ROWS} on a terminal.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Contrast two results, paired by document where both read the same texts."""
+    if out is not None:
+        require_writable(out)
+
+    from infodyn_interp import comparing, results
+
+    found = comparing.compare(a, b)
+    if out is not None:
+        results.refuse_other(out, found)
+    print_table(found, results.CONTRASTS, heads=heads, rows=rows, as_json=as_json, summarise=True)
+    if out is not None:
+        file = results.save(found, out)
+        drawn = draw_figures(found, out / "fig", ("pdf", "png"), heads)
+        if not as_json:
+            show_path("result", file)
+            for file in drawn:
+                show_path("figure", file)
 
 
 @app.command()

@@ -82,18 +82,19 @@ def _arrange(
     intervals: bool,
 ) -> Table:
     names = [name for name in map(str, frame.columns) if not name.endswith(("_low", "_high"))]
-    joined = {"layer"} if "head" in frame else set()
-    names = [name for name in names if name not in {*joined, *aside} and frame[name].notna().any()]
+    of_heads = "head" in names  # layer and head are one column
+    names = [name for name in names if not (of_heads and name == "layer")]
+    names = [name for name in names if name not in aside and frame[name].notna().any()]
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for name in names:
-        numeric = name != "head" and frame[name].dtype.kind in "if"
+        numeric = name not in ("layer", "head") and frame[name].dtype.kind in "if"
         unit = units.get(name, "1")
         label = _label(name) if unit == "1" else f"{_label(name)} ({unit})"
         table.add_column(label, justify="right" if numeric else "left", no_wrap=not numeric)
     if more:
         table.add_column("also")
     for record in frame.to_dict("records"):
-        if joined:
+        if of_heads and "layer" in record:
             record["head"] = f"{record['layer']}.{record['head']}"
         cells = [_cell(record, name, intervals) for name in names]
         if more:

@@ -25,7 +25,8 @@ Width = Literal["column", "page"]
 
 ROWS = 20
 SORTED = {"verdicts": "gain", "terms": "gain", "carry": "sill_share", "reference": "r2", "energy": "rms"}
-ASIDE = ("kl_support", "top_changed_support", "advice", "split_half", "swap_p", "bound", "q")
+SORTED |= {"groups": "contrast", "contrasts": "contrast"}
+ASIDE = ("kl_support", "top_changed_support", "advice", "split_half", "swap_p", "bound", "q", "contrast_p")
 # Keys that the model and the texts turn into something else; all others are compared before either is read.
 READ_FIRST = {"model", "revision", "trust_remote_code", "device", "texts", "field", "split", "documents"}
 READ_FIRST |= {"reference_documents", "folds", "layers", "limits", "memory"}

@@ -187,18 +187,10 @@ def fit(moments: Moments) -> Fit:
     )
     folds = []
     for fold in range(moments.folds):
-        left = {gauge: (moments.gram(fold, gauge), moments.cross(fold, gauge)) for gauge in ("row", "within")}
-        train = _fit_without(
-            total.gram(0) - left["row"][0],
-            total.cross(0) - left["row"][1],
-            total.gram(0, "within") - left["within"][0],
-            total.cross(0, "within") - left["within"][1],
-            columns,
-            total.pairs[0] - moments.pairs[fold],
-        )
+        train, left = _train_without(moments, fold)
         folds.append((train, _score(train, left, moments.square(fold), columns)))
     square = total.square(0)
-    shares, covariances = _shares(whole, total, square)
+    shares, covariances = _shares(whole.full, whole.track, whole.chosen, total)
     trained = [train for train, _ in folds]
     scored = [scores for _, scores in folds]
     return Fit(
@@ -219,6 +211,48 @@ def fit(moments: Moments) -> Fit:
         track_gain_by_fold=np.stack([scores.tracks for scores in scored]),
         rms=np.sqrt(square / moments.pairs.sum()).reshape(heads),
     )
+
+
+@dataclass(frozen=True)
+class GroupFit:
+    """What one layer's fits explain of each group of documents; cells are folds within groups, groups first.
+
+    Coefficients are those of the whole run, so groups differ neither by how many documents they were learned on nor by
+    how long these are: the same field meets other texts.
+
+    Args:
+        explained: by term (`TERMS`), held-out squares that it explains over its base, nats^2.
+        square: row-centred energy of each cell, nats^2.
+        pairs: query-key pairs of each cell; 0 where a group has no document in a fold.
+        share: variance of each fitted term over the group's row-centred energy variance.
+    """
+
+    explained: Float[np.ndarray, "cell term head"]
+    square: Float[np.ndarray, "cell head"]
+    pairs: Float[np.ndarray, " cell"]
+    share: Float[np.ndarray, "group term head"]
+
+
+@threadpool_limits.wrap(limits=1, user_api="blas")
+def fit_groups(moments: Moments, cells: Moments, fitted: Fit) -> GroupFit:
+    """Score each fold's fits on each group's part of the fold they left out.
+
+    Args:
+        moments: of all documents, by fold.
+        cells: the same documents by group and fold, groups first.
+        fitted: of the moments.
+    """
+    folds, columns = moments.folds, cells.columns
+    heads, explained = moments.square_row.shape[1], np.zeros((cells.folds, *fitted.gain_by_fold.shape[1:]))
+    for fold in range(folds):
+        train, _ = _train_without(moments, fold)
+        for cell in range(fold, cells.folds, folds):
+            if cells.pairs[cell] > 0:
+                explained[cell] = _score(train, _products(cells, cell), np.ones(heads), columns).gain
+    groups = [cells.part(slice(first, first + folds)) for first in range(0, cells.folds, folds)]
+    full = fitted.coefficient.T
+    shares = [_shares(full, fitted.track, fitted.chosen, group.total)[0] for group in groups]
+    return GroupFit(explained, cells.square_row, cells.pairs, np.stack(shares))
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -253,6 +287,24 @@ def track_gains(
         square = moments.square(fold)
         gains.append((2 * c * slope - c**2 * bend) / np.where(square > 0, square, np.nan))
     return np.stack(gains), train(row, within, cross)[2]
+
+
+def _products(moments: Moments, fold: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Gram and cross of one fold in both gauges."""
+    return {gauge: (moments.gram(fold, gauge), moments.cross(fold, gauge)) for gauge in ("row", "within")}
+
+
+def _train_without(
+    moments: Moments, fold: int
+) -> tuple["_Trained", dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Coefficients of all folds but one, and the products of that one."""
+    whole, left = _products(moments.total, 0), _products(moments, fold)
+    (gram, cross), (gram_within, cross_within) = (
+        tuple(all_of - part for all_of, part in zip(whole[gauge], left[gauge], strict=True))
+        for gauge in ("row", "within")
+    )
+    pairs = moments.total.pairs[0] - moments.pairs[fold]
+    return _fit_without(gram, cross, gram_within, cross_within, moments.columns, pairs), left
 
 
 @dataclass(frozen=True)
@@ -439,20 +491,23 @@ def _score(
     return _Scores(gain, base["state"] - base["prosody"], marginal, tracks)
 
 
-def _shares(whole: _Trained, total: Moments, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of the fitted terms, and the covariance shares of P, T and N."""
-    columns = total.columns
+def _shares(
+    full: Float[np.ndarray, "column head"],
+    track: Float[np.ndarray, " head"],
+    chosen: Int[np.ndarray, " head"],
+    total: Moments,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of the fitted terms in the energies of one fold, and the covariance shares of P, T and N."""
+    columns, square = total.columns, total.square(0)
     gram, within = total.gram(0), total.gram(0, "within")
     blocks = columns.blocks
     field = slice(blocks["rhythm"].start, blocks["state"].stop)
 
     def together(a: slice, b: slice) -> np.ndarray:
-        beta = whole.full
-        return share_of((beta[a] * (gram[a, b] @ beta[b])).sum(0), square)
+        return share_of((full[a] * (gram[a, b] @ full[b])).sum(0), square)
 
-    chosen = within.diagonal()[blocks["track"]][whole.chosen]
     shares = [together(part, part) for part in (field, blocks["rhythm"], blocks["state"])]
-    shares.append(share_of(whole.track**2 * chosen, square))
-    track, nuisance = blocks["track"], columns.nuisance
-    pairs = [(field, track), (field, nuisance), (track, nuisance)]
+    shares.append(share_of(track**2 * within.diagonal()[blocks["track"]][chosen], square))
+    tracks, nuisance = blocks["track"], columns.nuisance
+    pairs = [(field, tracks), (field, nuisance), (tracks, nuisance)]
     return np.stack(shares), np.stack([2 * together(a, b) for a, b in pairs])

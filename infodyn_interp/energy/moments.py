@@ -81,9 +81,10 @@ class Moments:
         """Folds."""
         return len(self.pairs)
 
-    def part(self, folds: int) -> "Moments":
-        """The first folds alone."""
-        return replace(self, **{name: getattr(self, name)[:folds] for name in self._arrays})
+    def part(self, folds: int | slice) -> "Moments":
+        """The first folds alone, or a slice of them."""
+        kept = folds if isinstance(folds, slice) else slice(folds)
+        return replace(self, **{name: getattr(self, name)[kept] for name in self._arrays})
 
     @cached_property
     def total(self) -> "Moments":

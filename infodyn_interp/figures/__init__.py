@@ -5,6 +5,7 @@ Along x stand the layers or, where `heads="10.3,12.0"` names heads, those heads;
 have a panel each.
 """
 
+from infodyn_interp.figures.comparisons import comparison
 from infodyn_interp.figures.couplings import coupling_map
 from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
@@ -16,7 +17,7 @@ from infodyn_interp.figures.laws import action_ranks, jump_raster, threshold_cur
 from infodyn_interp.figures.limits import detection_limits
 from infodyn_interp.figures.magnitudes import carry_over
 from infodyn_interp.figures.maps import energy_map, track_grid
-from infodyn_interp.figures.nulls import contrasts
+from infodyn_interp.figures.nulls import contrasts, group_contrasts
 from infodyn_interp.figures.plates import Plate
 from infodyn_interp.figures.profiles import rho_profile, track_profile
 from infodyn_interp.figures.removals import ablation, removal
@@ -35,6 +36,7 @@ __all__ = [
     "calibration",
     "carry_ladder",
     "carry_over",
+    "comparison",
     "contrasts",
     "coupling_map",
     "detection_limits",
@@ -42,6 +44,7 @@ __all__ = [
     "exponents",
     "fidelity",
     "gain",
+    "group_contrasts",
     "jump_raster",
     "landscape",
     "map_curves",

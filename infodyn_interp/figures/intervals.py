@@ -105,6 +105,8 @@ def draw_intervals(
     low: np.ndarray,
     high: np.ndarray,
     level: float,
+    *,
+    line: bool = True,
 ) -> None:
     """Each head a dot and its interval, dark where it leaves out `level`; a line through layers' medians."""
     x, room = chosen.places()
@@ -116,22 +118,30 @@ def draw_intervals(
         ax.scatter(x[kept], middle[kept], s=7 * weight, color=color, linewidths=0, zorder=3, gid="head")
     for place, half in zip(x[~np.isfinite(middle)], room[~np.isfinite(middle)] / 2, strict=True):
         ax.axvspan(place - half, place + half, **MISSING, zorder=0, gid="not estimable")
-    if chosen.axis == "layer":
+    if chosen.axis == "layer" and line:
         over = len(x) > CROWD
-        line = chosen.by_slot(middle, np.ma.median)
-        (drawn,) = ax.plot(line, color="black", linewidth=1.1, zorder=4 if over else 2, gid="median")
+        medians = chosen.by_slot(middle, np.ma.median)
+        (drawn,) = ax.plot(medians, color="black", linewidth=1.1, zorder=4 if over else 2, gid="median")
         drawn.set_path_effects([patheffects.withStroke(linewidth=2.2, foreground="white")] if over else [])
     ax.set_xlim(-0.6, len(chosen.slots) - 0.4)
     name_ticks(ax.xaxis, chosen.axis, chosen.slots, 0)
     seaborn.despine(ax=ax)
 
 
-def scale_gains(axes: list[Axes], which: Literal["x", "y"] = "y") -> None:
-    """One scale for all panels: linear near zero, decades beyond, no further down than up."""
-    limits = np.array([getattr(ax.dataLim, f"interval{which}") for ax in axes])
-    limits = limits[np.isfinite(limits)]
-    top = 1.25 * max(limits.max(initial=0), LINEAR_TO)
-    bottom = max(1.25 * min(limits.min(initial=0), -LINEAR_TO / 2), -top)
+def scale_gains(axes: list[Axes], which: Literal["x", "y"] = "y", reach: np.ndarray | None = None) -> None:
+    """One scale for all panels: linear near zero, decades beyond, no further down than up.
+
+    Args:
+        reach: values that are all to lie within a scale that goes as far down as up.
+    """
+    if reach is None:
+        limits = np.array([getattr(ax.dataLim, f"interval{which}") for ax in axes])
+        limits = limits[np.isfinite(limits)]
+        top = 1.25 * max(limits.max(initial=0), LINEAR_TO)
+        bottom = max(1.25 * min(limits.min(initial=0), -LINEAR_TO / 2), -top)
+    else:
+        top = 1.25 * max(np.abs(reach[np.isfinite(reach)]).max(initial=0), LINEAR_TO)
+        bottom = -top
     decades = LINEAR_TO * 10.0 ** np.arange(9)
     ticks = np.concatenate([-decades[::-1], [0], decades])
     ticks = ticks[(ticks >= bottom) & (ticks <= top)]

@@ -7,6 +7,7 @@ import numpy as np
 import xarray
 
 from infodyn_interp.errors import RequestError
+from infodyn_interp.figures.comparisons import comparison
 from infodyn_interp.figures.couplings import coupling_map
 from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
@@ -17,7 +18,7 @@ from infodyn_interp.figures.ladders import carry_ladder
 from infodyn_interp.figures.limits import detection_limits
 from infodyn_interp.figures.magnitudes import carry_over
 from infodyn_interp.figures.maps import energy_map, track_grid
-from infodyn_interp.figures.nulls import contrasts
+from infodyn_interp.figures.nulls import contrasts, group_contrasts
 from infodyn_interp.figures.plates import Plate
 from infodyn_interp.figures.profiles import rho_profile, track_profile
 from infodyn_interp.figures.removals import ablation
@@ -35,6 +36,7 @@ SHOWS: dict[Callable[..., Plate], dict[str, str]] = {
     energy_map: {"terms": "share"},
     gain: {"terms": "gain"},
     contrasts: {"verdicts": "contrast"},
+    group_contrasts: {"groups": "contrast"},
     track_grid: {"terms": "track_gain"},
     track_profile: {"profile": "kept"},
     variogram: {"carry": "variogram"},
@@ -44,6 +46,7 @@ SHOWS: dict[Callable[..., Plate], dict[str, str]] = {
     detection_limits: {"limits": "share", "verdicts": "verdict"},
     spectrum: {"spectrum": "eigenvalue", "terms": "gain"},
     reference_fit: {"reference": "r2"},
+    comparison: {"contrasts": "layer_contrast"},
 }
 # The same of figures by layer, which no head can be chosen for.
 BY_LAYER: dict[Callable[..., Plate], tuple[str, str]] = {

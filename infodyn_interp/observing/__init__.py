@@ -269,7 +269,8 @@ def _compute(study: Trials, stage: str, shards: list[Shard], folder: Path, diges
 
         def header(shard: Shard = shard, began: float = began) -> Header:
             took = time.perf_counter() - began
-            return Header(digest, f"{stage} {shard.index + 1}/{shard.of}", (), study.each, took, peak_mib())
+            place = f"{stage} {shard.index + 1}/{shard.of}"
+            return Header(digest, place, tokens=study.each, seconds=took, peak_mib=peak_mib())
 
         write_file(_file(folder, stage, shard), _arrays(replies, reading, inside.layers), header)
 

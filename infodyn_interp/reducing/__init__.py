@@ -13,7 +13,9 @@ from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.energy.reference import SurfaceFit
 from infodyn_interp.energy.terms import TAUS, WIDTHS, rhythm_of_codes
 from infodyn_interp.reducing.ablation import label_ablation as label_ablation
-from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
+from infodyn_interp.reducing.groups import label_groups
+from infodyn_interp.reducing.labels import GRID, interval, of_layers
+from infodyn_interp.reducing.labels import label as label
 from infodyn_interp.reducing.sources import label_precisions
 from infodyn_interp.reducing.structure import label_profile, label_spectrum
 from infodyn_interp.reducing.verdicts import label_carry, label_verdicts, weigh_gathered
@@ -33,7 +35,7 @@ def reduce(
     nulls: Mapping[str, "Gathered"],
     settings: "Settings",
 ) -> dict[str, xarray.Dataset]:
-    """Label what was gathered: groups `basis example reference energy terms verdicts spectrum profile carry`.
+    """Label what was gathered: groups `basis example reference energy terms verdicts spectrum profile carry groups`.
 
     Args:
         gathered: from `sweeping.gather`.
@@ -60,6 +62,8 @@ def reduce(
     structure = {"/spectrum": label_spectrum(gathered, layers), "/profile": label_profile(gathered, layers)}
     if gathered.variograms is not None:
         groups["/carry"] = label_carry(gathered, evidence, layers, settings.series, settings.seed)
+    if gathered.groups:
+        groups["/groups"] = label_groups(gathered, layers)
     if gathered.precisions:
         groups["/precisions"] = label_precisions(gathered.precisions, layers, settings.query_stride)
     return {name: group.assign_coords(grid) for name, group in groups.items()} | structure

@@ -259,6 +259,9 @@ def label_carry(
         **interval(
             "gain", of_layers([carry.gain for carry in chosen]), GRID, "1", "log(V(long) / V(1))", t=True
         ),
+        "gain_by_fold": label(
+            ("layer", "fold", "head"), of(chosen, "gain_by_fold"), "1", "log(V(long) / V(1)) of each fold"
+        ),
         "sill": label(GRID, of(chosen, "sill"), "nats^2", "stationary variance of the carry-over"),
         "nugget": label(GRID, of(chosen, "nugget"), "nats^2", "variance of what no step keeps"),
         "sill_share": label(
@@ -291,6 +294,7 @@ def label_carry(
     coords: dict[str, object] = {
         "lag": [lag * stride for lag in lags],
         "query": support_of(columns.window, query_stride=stride).queries.numpy(),
+        "fold": np.arange(len(chosen[0].gain_by_fold)),
     }
     ranks = list(found[layers[0]].ladder)
     if ranks:

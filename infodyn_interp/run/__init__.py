@@ -74,6 +74,11 @@ class Run(BaseModel):
     field: str | None = Field(
         None, description="JSONL field that holds the text; text, or prompt and completion, by default."
     )
+    by: str | None = Field(
+        None,
+        min_length=1,
+        description="Field whose values group the documents, to be contrasted; none by default.",
+    )
     split: bool = Field(False, description="Blank lines separate the documents of a text file.")
     window: int = Field(256, ge=32, description="Tokens in a window.")
     documents: int | None = Field(None, ge=4, description="Documents to fit; all that remain by default.")

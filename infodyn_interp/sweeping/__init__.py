@@ -159,8 +159,8 @@ def sweep(
         asked: the keys of the run file that this sweep is of, stored with what they came to.
 
     Returns:
-        The result: groups `basis example reference energy terms verdicts carry precisions ablation cost`, energies in
-        nats.
+        The result: groups `basis example reference energy terms verdicts carry groups precisions ablation cost`,
+        energies in nats.
 
     Raises:
         RequestError: before any work: a layer, reference or rank that is not there, windows longer than the model's
@@ -214,6 +214,12 @@ def sweep(
             groups = reducing.reduce(
                 study, read_pieces(texts.tokenizer), model.head_width, reference, nulls_read, settings
             )
+        groups["/terms"]["documents_digest"] = reducing.label(
+            ("fold",),
+            texts.fold_digests,
+            "text",
+            "hash of the fold's documents and of the windows read of them",
+        )
         if removals:
             groups["/ablation"] = reducing.label_ablation(removals)
         groups["/cost"] = reducing.label_cost(clock.seconds, clock.tokens, clock.peak_mib)
@@ -450,6 +456,7 @@ def attributes_of(
         "reference_documents": texts.reference_documents,
         "folds": texts.folds,
         "window": texts.window,
+        "tokenizer_digest": texts.tokenizer_digest,
         "census": json.dumps(asdict(texts.census)),
         "parity_logits": checked.logit_difference * checked.logit_scale,
         "parity_logits_relative": checked.logit_difference,

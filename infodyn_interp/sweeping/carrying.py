@@ -29,6 +29,7 @@ from infodyn_interp.sweeping.passes import Pass, Study
 
 RESIDUALS = ("chosen", "nine")  # after nuisance and the chosen track, after nuisance and all nine
 SUMS = ("squares", "field_squares", "windows")
+GROUPED = "grouped"  # of the chosen residual, by fold within group
 CROSSES = ("cross chosen", "cross nine", "field")  # of an injected field with both residuals, and with itself
 
 
@@ -37,7 +38,8 @@ class Carried:
     """What the carry pass leaves of one layer, by fold; the ladder's by super-fold.
 
     Args:
-        variograms: `chosen nine`, the same `permuted`, the ladder's by rank, and an injected field's (`CROSSES`).
+        variograms: `chosen nine`, the same `permuted`, the ladder's by rank, an injected field's (`CROSSES`), and that
+            of groups of documents (`GROUPED`).
         squares: of the residual with the chosen track, nats^2.
         field_squares: of the injected field.
         windows: read.
@@ -52,24 +54,34 @@ class Carried:
 
     @classmethod
     def empty(
-        cls, support: Support, heads: int, folds: int, ranks: Sequence[int] = (), injected: bool = False
+        cls,
+        support: Support,
+        heads: int,
+        folds: int,
+        ranks: Sequence[int] = (),
+        injected: bool = False,
+        cells: int = 0,
     ) -> "Carried":
         """No window yet."""
         by_fold = [*RESIDUALS, *(f"permuted {name}" for name in RESIDUALS), *(CROSSES if injected else ())]
         names = dict.fromkeys(by_fold, folds) | {
             _rung(name, rank): SUPER_FOLDS for name in RESIDUALS for rank in ranks
         }
+        if cells:
+            names[GROUPED] = cells
         variograms = {name: Variogram.empty(support, heads, count) for name, count in names.items()}
         nothing = np.zeros(folds)
         return cls(variograms, np.zeros((folds, heads)), nothing, nothing.copy(), support.pairs)
 
     def arrays(self, layer: int, folds: Sequence[int]) -> Iterator[tuple[str, np.ndarray]]:
         """What a shard keeps of it, by the names of `shards`."""
-        rows = list(folds)
+        rows, every = list(folds), slice(None)
         for name in SUMS:
             yield f"fold/{layer}/{name}", getattr(self, name)[rows]
         for name, variogram in self.variograms.items():
-            kind, kept = ("sum", slice(None)) if name.startswith("rank") else ("fold", rows)
+            kind, kept = ("sum", every) if name.startswith("rank") else ("fold", rows)
+            if name == GROUPED:
+                kind, kept = "cell", every
             yield f"{kind}/{layer}/{name}/sums", variogram.sums[kept]
             yield f"{kind}/{layer}/{name}/weights", variogram.weights[kept]
 
@@ -106,6 +118,11 @@ class Carried:
         return Variograms(self.variograms["permuted chosen"], self.variograms["permuted nine"], {}, {})
 
     @property
+    def grouped(self) -> Variogram | None:
+        """With the chosen track, by fold within group; None where groups are not told apart."""
+        return self.variograms.get(GROUPED)
+
+    @property
     def injection(self) -> CarryInjection | None:
         """What the detection limit of the carry-over needs; None where no field was injected."""
         if "field" not in self.variograms:
@@ -140,6 +157,7 @@ class Carrying(Pass):
         rungs: coefficients of the ladder's fits, from `LadderMoments.rungs`; empty for no ladder.
         limited: layers that get a detection limit of the carry-over: a field is injected beside their residuals.
         seed: of that field.
+        cells: folds within groups that the documents are of, sorted.
     """
 
     def __init__(
@@ -149,9 +167,11 @@ class Carrying(Pass):
         rungs: Mapping[int, Float[np.ndarray, "fold rung head column"]],
         limited: Collection[int] = (),
         seed: int = 0,
+        cells: Sequence[int] = (),
     ) -> None:
         super().__init__(study)
         heads = study.model.heads
+        self._cells = np.array(cells, np.int64)
         self._columns = columns_of(study.window, study.state_rank, query_stride=study.query_stride)
         self._pairs = {
             layer: self._frozen(np.stack([fit.pair_without, fit.nine_without], 1))
@@ -161,7 +181,12 @@ class Carrying(Pass):
         self._seed = seed
         self.carried = {
             layer: Carried.empty(
-                self._supports[layer], heads, study.folds, study.ranks if rungs else (), layer in limited
+                self._supports[layer],
+                heads,
+                study.folds,
+                study.ranks if rungs else (),
+                layer in limited,
+                len(cells),
             )
             for layer in study.layers
         }
@@ -199,6 +224,8 @@ class Carrying(Pass):
             carried.variograms[name].add(sums[:, place], weights, batch.fold)
             null = carried.variograms[f"permuted {name}"]
             null.add(permuted[:, place], permuted_weights, batch.fold)
+        if (grouped := carried.grouped) is not None:
+            grouped.add(sums[:, 0], weights, self.study.rows(batch, self._cells))
         if drawn:
             own = fields.expand(-1, sums.shape[2], -1)
             for name, added in zip(CROSSES, (crosses[:, 0], crosses[:, 1], own), strict=True):

@@ -32,7 +32,7 @@ class Terms:
         coefficient: of all columns, row gauge, of all documents.
         pairs: within-key coefficients of nuisance and the chosen track: the mean over folds left out.
         rms: row-centred energy, nats.
-        carry: rho of a token, sill, nugget and variance of the residual (nats^2), for the filter; None where none was fitted.
+        carry: rho of a token, sill, nugget and variance of the residual (nats^2), for the filter; or None.
     """
 
     basis: Basis

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from infodyn_interp.energy.carry import fit_carry, lags_of
-from infodyn_interp.energy.fitting import Fit, fit
+from infodyn_interp.energy.carry import Variogram, fit_carry, lags_of
+from infodyn_interp.energy.fitting import Fit, GroupFit, fit, fit_groups
 from infodyn_interp.energy.gauge import Support, support_of
 from infodyn_interp.energy.ladder import RANKS, LadderMoments, ranks_of
 from infodyn_interp.energy.moments import Moments
@@ -53,6 +53,7 @@ from infodyn_interp.sweeping.shards import (
 LEAST_LAGS = 3  # of a variogram
 BASIS = ("mean", "components", "centres", "width")
 FITTED = tuple(field.name for field in fields(Fit) if field.name != "columns")
+GROUP_FITTED = tuple(field.name for field in fields(GroupFit))
 SIZES = tuple(field.name for field in fields(Series))
 
 
@@ -77,6 +78,9 @@ class Gathered:
         swap_gains: by layer, the gains of each shift of the swap gate; empty where no block of documents was full.
         fine: by limited layer, moments with the finer grid of tracks, of the windows that the ladder reads.
         precisions: by dtype, the run's own first; empty where none was asked for.
+        groups: of documents, label and number; empty where they are not told apart.
+        group_fits: by layer, what the fits explain of each group.
+        group_variograms: by layer, of the carry pass, by fold within group.
     """
 
     checked: Checked
@@ -95,6 +99,9 @@ class Gathered:
     swap_gains: dict[int, np.ndarray]
     fine: dict[int, Moments]
     precisions: dict[str, Precision]
+    groups: tuple[tuple[str, int], ...] = ()
+    group_fits: dict[int, GroupFit] = field(default_factory=dict)
+    group_variograms: dict[int, Variogram] = field(default_factory=dict)
 
 
 class Part:
@@ -303,9 +310,17 @@ class Part:
         names = names_of(files)
         yield from self._sums(files, [name for name in names if "/all/" in name])
         for layer in self.settings.layers:
-            arrays = dict(self._sums(files, [name for name in names if f"/{layer}/" in name]))
+            mine = [name for name in names if f"/{layer}/" in name]
+            cells = [name for name in mine if name.startswith("cell/")]
+            arrays = dict(self._sums(files, [name for name in mine if name not in cells]))
             yield from arrays.items()
-            yield from spread(f"fit/{layer}", fit(self._moments(arrays, layer, "moments", self.columns)))
+            moments = self._moments(arrays, layer, "moments", self.columns)
+            fitted = fit(moments)
+            yield from spread(f"fit/{layer}", fitted)
+            if cells:  # one layer's at a time: what was fitted of groups is small, their moments are not
+                empty = Moments.empty(self.columns, 1, 1)
+                grouped = collect(dict(self._sums(files, cells)), f"cell/{layer}/moments", empty)
+                yield from spread(f"group/{layer}", fit_groups(moments, grouped, fitted))
 
     def _freeze_ladder(self, files: Sequence[File]) -> Arrays:
         ranks = ranks_of(min(basis.components.shape[1] for basis in self.bases.values()))
@@ -315,7 +330,8 @@ class Part:
             yield f"{layer}/rungs", LadderMoments(wide, gram, cross).rungs(self.fits[layer].chosen, ranks)
 
     def _sums(self, files: Sequence[File], names: Sequence[str]) -> Arrays:
-        return ((name, merged(files, name, self.plan.folds)) for name in names)
+        folds, cells = self.plan.folds, self.plan.folds * len(self.plan.groups)
+        return ((name, merged(files, name, cells if name.startswith("cell/") else folds)) for name in names)
 
     # what is frozen
 
@@ -419,6 +435,15 @@ class Part:
             },
             fine={layer: self._moments(arrays, layer, "fine", fine) for layer in self.limited},
             precisions={},
+            groups=self.plan.groups,
+            group_fits={
+                layer: GroupFit(**{name: arrays[f"group/{layer}/{name}"] for name in GROUP_FITTED})
+                for layer in layers
+                if self.plan.groups
+            },
+            group_variograms={
+                layer: one.grouped for layer, one in (carried or {}).items() if one.grouped is not None
+            },
         )
 
     @cached_property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from infodyn_interp.energy.gauge import center_rows, support_of
@@ -54,6 +54,10 @@ class Study:
     def ranks(self) -> tuple[int, ...]:
         """Rungs of the ladder that every layer's basis has components for."""
         return ranks_of(min(basis.components.shape[1] for basis in self.bases.values()))
+
+    def rows(self, batch: Batch, cells: Int[np.ndarray, " cell"]) -> Int[np.ndarray, " window"]:
+        """Which of some cells, folds within groups, each window is of."""
+        return np.searchsorted(cells, batch.group * self.folds + batch.fold)
 
     def in_ladder(self, batch: Batch) -> Bool[np.ndarray, " window"]:
         """Windows that the ladder and the finer grid read: the first of each of the first documents."""
@@ -120,14 +124,18 @@ class Measurement(Pass):
     Args:
         study: what to read by.
         profiled: layers whose tracks are also read on the finer grid, in the windows of the ladder.
+        cells: folds within groups that the documents are of, sorted; moments of each are kept too.
     """
 
-    def __init__(self, study: Study, profiled: Collection[int] = ()) -> None:
+    def __init__(self, study: Study, profiled: Collection[int] = (), cells: Sequence[int] = ()) -> None:
         super().__init__(study)
         self._algebra = self._algebras()
         columns = next(iter(self._algebra.values())).columns
         heads, folds = study.model.heads, study.folds
         self.moments = {layer: Moments.empty(columns, heads, folds) for layer in study.layers}
+        grouped = study.layers if cells else ()
+        self._cells = np.array(cells, np.int64)
+        self.grouped = {layer: Moments.empty(columns, heads, len(cells)) for layer in grouped}
         self.surfaces = {layer: SurfaceFit.empty(folds, heads) for layer in study.layers}
         self._finer = self._algebras(grid=FINE) if profiled else {}
         self.fine = {layer: Moments.empty(self._finer[layer].columns, heads, folds) for layer in profiled}
@@ -140,6 +148,8 @@ class Measurement(Pass):
         if not bool(torch.isfinite(window.square_row).all()):
             self._refuse(layer.index, window.square_row)
         self.moments[layer.index].add(window, self._batch.fold)
+        if self.grouped:
+            self.grouped[layer.index].add(window, self.study.rows(self._batch, self._cells))
         if surface is not None:
             folds = torch.from_numpy(self._batch.fold)
             self.surfaces[layer.index].add(scores, surface, layer.mask, algebra.support, folds)

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from infodyn_interp.energy.ladder import SUPER_FOLDS
 from infodyn_interp.energy.reference import choose_reference
 from infodyn_interp.errors import RequestError, brief
@@ -72,6 +74,7 @@ class Plan:
         width: directions of the attention input.
         by_position: the reference has means by position.
         shards: of every stage, in the order in which they are added.
+        groups: of its documents, where they are told apart: label, documents.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Plan:
     width: int
     by_position: bool
     shards: tuple[Shard, ...]
+    groups: tuple[tuple[str, int], ...] = ()
 
 
 Kind = TypeVar("Kind", bound="Task")
@@ -153,7 +157,7 @@ class Job(Task):
         """From what `write` wrote."""
         settings = Settings(**{name: _tuples(value) for name, value in told["settings"].items()})
         plans = tuple(
-            Plan(**plan | {"shards": tuple(Shard(**_tuples(one)) for one in plan["shards"])})
+            Plan(**_tuples(plan) | {"shards": tuple(Shard(**_tuples(one)) for one in plan["shards"])})
             for plan in told["plans"]
         )
         return cls(told["run"], settings, plans)
@@ -187,6 +191,7 @@ def texts_of(texts: Texts, settings: Settings) -> dict[str, Texts]:
 def _plan(name: str, model: Model, texts: Texts, settings: Settings) -> Plan:
     stages = STAGES if name == STUDY else OF_NULLS
     first_windows = texts.part(windows_per_document=1)
+    sizes = np.bincount(texts.group(), minlength=len(texts.groups)).tolist()
     return Plan(
         name=name,
         window=texts.window,
@@ -201,6 +206,7 @@ def _plan(name: str, model: Model, texts: Texts, settings: Settings) -> Plan:
             for role, swaps, spans in [_spans(stage, texts, settings)]
             for place, span in enumerate(spans)
         ),
+        groups=tuple(zip(texts.groups, sizes, strict=True)) if name == STUDY and texts.groups else (),
     )
 
 

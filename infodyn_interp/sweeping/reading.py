@@ -111,6 +111,7 @@ class Reader:
                 run=digest,
                 place=f"{shard.part} {shard.stage} {shard.index + 1}/{shard.of}",
                 folds=tuple(folds),
+                cells=self._cells(shard),
                 tokens=shard.tokens,
                 seconds=time.perf_counter() - begun,
                 peak_mib=peak_mib(),
@@ -125,6 +126,13 @@ class Reader:
         }[shard.stage]
         with within_memory(self._trained, self.texts, self.part.settings, shard):
             write_file(self.part.file(shard), read(shard, folds, report), header)
+
+    def _cells(self, shard: Shard) -> tuple[int, ...]:
+        """Folds within groups that a shard's documents are of, where groups are told apart."""
+        if not self.part.plan.groups or shard.role != "fitted":
+            return ()
+        ranks, folds = sorted(shard.documents), self.texts.folds
+        return tuple(np.unique(self.texts.group(ranks) * folds + np.array(ranks) % folds).tolist())
 
     def _survey(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
         before = self.texts.windows("reference", range(shard.documents[0]))
@@ -145,7 +153,7 @@ class Reader:
             yield from means.arrays()
 
     def _measure(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
-        study, visit = self.study, Measurement(self.study, self.part.limited)
+        study, visit = self.study, Measurement(self.study, self.part.limited, self._cells(shard))
         first_key = support_of(self.texts.window).first_key
         rhythm = torch.zeros(self.texts.folds, 16 * self.texts.window, dtype=torch.float64)
         unseen = np.zeros(2)
@@ -176,6 +184,8 @@ class Reader:
             yield from spread(f"fold/{layer}/surface", visit.surfaces[layer], folds)
         for layer, fine in visit.fine.items():
             yield from spread(f"fold/{layer}/fine", fine, folds)
+        for layer, grouped in visit.grouped.items():
+            yield from spread(f"cell/{layer}/moments", grouped)
 
     def _climb(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
         visit, own = Climb(self.study), [shard.index]
@@ -185,9 +195,8 @@ class Reader:
             yield f"list/{layer}/cross", moments.cross[own]
 
     def _carry(self, shard: Shard, folds: Sequence[int], report: Report) -> Arrays:
-        visit = Carrying(
-            self.study, self.part.fits, self.part.rungs, self.part.limited, self.part.settings.seed
-        )
+        part, cells = self.part, self._cells(shard)
+        visit = Carrying(self.study, part.fits, part.rungs, part.limited, part.settings.seed, cells)
         self._pass(shard, visit, report)
         for layer, carried in visit.carried.items():
             yield from carried.arrays(layer, folds)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from infodyn_interp.energy.ladder import DOCUMENTS, SUPER_FOLDS
@@ -90,6 +91,7 @@ def refuse(model: Model, texts: Texts, settings: Settings) -> None:
         raise RequestError(
             f"{texts.documents} documents to fit, an interval needs at least {LEAST_DOCUMENTS}: give more texts"
         )
+    refuse_groups(texts)
     if model.context is not None and texts.window > model.context:
         raise RequestError(f"window: {texts.window} tokens asked, the model's context holds {model.context}")
     if not 1 <= settings.state_rank <= model.width:
@@ -116,6 +118,21 @@ def refuse(model: Model, texts: Texts, settings: Settings) -> None:
             check(model, texts.one_window())
 
 
+def refuse_groups(texts: Texts) -> None:
+    """Groups that no contrast can be had of."""
+    if len(texts.groups) == 1:
+        raise RequestError(
+            f"by: every document is of group {texts.groups[0]!r}, and a contrast needs two; name another field"
+        )
+    sizes = np.bincount(texts.group(), minlength=len(texts.groups))
+    for label, size in zip(texts.groups, sizes, strict=bool(texts.groups)):
+        if size < LEAST_DOCUMENTS:
+            raise RequestError(
+                f"by: group {label!r} has {size} documents to fit, an interval needs at least {LEAST_DOCUMENTS}:"
+                " give more of its texts, or leave it out"
+            )
+
+
 def describe_run(model: Model, texts: Texts, settings: Settings) -> dict[str, object]:
     """Everything that decides a result, by the names of the command line's flags."""
     return {
@@ -128,6 +145,7 @@ def describe_run(model: Model, texts: Texts, settings: Settings) -> dict[str, ob
         "documents": texts.documents,
         "reference_documents": texts.reference_documents,
         "folds": texts.folds,
+        **({"groups": list(texts.groups)} if texts.groups else {}),
         **asdict(settings),
         "layers": list(settings.layers),
         "limits": list(settings.limits),

@@ -32,6 +32,7 @@ class Header:
         run: digest of the run, its part and stage, and of every frozen input: another one's file has another.
         place: part, stage and index, for messages.
         folds: of its documents, in the order of the rows of its `fold/` arrays.
+        cells: of its documents, folds within groups, in the order of the rows of its `cell/` arrays.
         tokens, seconds, peak_mib: what it took.
         content: digest of the arrays.
     """
@@ -39,6 +40,7 @@ class Header:
     run: str
     place: str
     folds: tuple[int, ...] = ()
+    cells: tuple[int, ...] = ()
     tokens: int = 0
     seconds: float = 0.0
     peak_mib: float = 0.0
@@ -67,7 +69,7 @@ class File(Mapping[str, np.ndarray]):
         try:
             self._archive = zipfile.ZipFile(path)
             told = json.loads(self._archive.read(HEADER))
-            self.header = Header(**told | {"folds": tuple(told["folds"])})
+            self.header = Header(**told | {name: tuple(told[name]) for name in ("folds", "cells")})
         except Exception as reason:  # there is no end to what a turned bit makes of an archive
             raise damage(path, type(reason).__name__) from None
         if run is not None and self.header.run != run:
@@ -154,24 +156,24 @@ def collect(arrays: Mapping[str, np.ndarray], prefix: str, like: Thing) -> Thing
     return replace(like, **found)  # type: ignore[type-var]
 
 
-def merged(files: Sequence[File], name: str, folds: int) -> np.ndarray:
+def merged(files: Sequence[File], name: str, rows: int) -> np.ndarray:
     """One array of all shards, added or put end to end in their order.
 
-    `fold/` arrays are added by the folds of each shard, `sum/` arrays as they are, `list/` arrays follow each other;
-    a shard may lack one.
+    `fold/` and `cell/` arrays are added by the folds or cells of each shard, `rows` of them in all, `sum/` arrays as
+    they are, `list/` arrays follow each other; a shard may lack one.
     """
     kind = name.split("/", 1)[0]
     having = [file for file in files if name in file]
     if kind == "list":
         return np.concatenate([file[name] for file in having])
-    first = having[0][name]
-    total = np.zeros((folds, *first.shape[1:]) if kind == "fold" else first.shape, first.dtype)
+    first, by_row = having[0][name], kind in ("fold", "cell")
+    total = np.zeros((rows, *first.shape[1:]) if by_row else first.shape, first.dtype)
     for place, file in enumerate(having):
-        rows = first if place == 0 else file[name]
-        if kind == "fold":
-            total[list(file.header.folds)] += rows
+        added = first if place == 0 else file[name]
+        if by_row:
+            total[list(file.header.folds if kind == "fold" else file.header.cells)] += added
         else:
-            total += rows
+            total += added
     return total
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.texts.corpus import Corpus, Document, Place, hash_text
-from infodyn_interp.texts.tokenising import encode
+from infodyn_interp.texts.tokenising import describe_vocabulary, encode
 
 # One document as the counting pass remembers it: its hash in two halves, its place, its number of tokens, its group.
 ROW = np.dtype(
@@ -115,6 +115,11 @@ class Texts:
         """Hex digest of all that decides the windows: settings, vocabulary, ranked hashes, groups, shuffle."""
         return self._identity if self._seed is None else hash_text([f"{self._identity} {self._seed}"]).hex()
 
+    @property
+    def tokenizer_digest(self) -> str:
+        """Hex digest of the vocabulary and of the id that starts each window."""
+        return hash_text([f"{describe_vocabulary(self.tokenizer)} {self.bos}"]).hex()
+
     def windows(self, role: str = "fitted", documents: Iterable[int] | None = None) -> int:
         """Return the number of windows of a role, "fitted" or "reference", or of some of its documents."""
         rows = self._of(role)
@@ -155,6 +160,22 @@ class Texts:
         if batch is None:
             raise RunError(f"{role} document {rank} lost its window {position}: read the texts again")
         return batch
+
+    def group(self, documents: Iterable[int] | None = None) -> Int64[np.ndarray, " documents"]:
+        """Return the index in `groups` of the fitted documents, or of those of some ranks, in rank order."""
+        group = self._of("fitted")["group"].astype(np.int64)
+        return group if documents is None else group[self._checked(documents, "fitted")]
+
+    @property
+    def fold_digests(self) -> tuple[str, ...]:
+        """Hex digest of the content of each fold's documents and of the number of windows read of each."""
+        rows = self._of("fitted")
+        windows = np.minimum(rows["tokens"] // self._room, self._caps["fitted"])
+        told = np.stack([rows["high"], rows["low"], windows.astype("u8")], -1).astype("<u8")
+        start = [] if self._seed is None else [str(self._seed)]
+        return tuple(
+            hash_text([*start, told[fold :: self.folds].tobytes().hex()]).hex() for fold in range(self.folds)
+        )
 
     def token_types(self, role: str = "fitted") -> Int64[np.ndarray, " types"]:
         """Return the distinct token ids in the windows of a role, sorted.
