@@ -12,6 +12,7 @@ from torch import Tensor
 
 from infodyn_interp.costing.bench import Bench, time_rows
 from infodyn_interp.energy.ladder import LadderMoments
+from infodyn_interp.energy.terms import WHOLE_WINDOW
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Layer, capture
 from infodyn_interp.identify.swaps import BLOCK
@@ -43,7 +44,8 @@ def measure_cost(
     `fit_with_finer_grid` is the fit on windows that also read the finer grid of tracks, `ladder` the ladder's own pass,
     `carry` the carry pass and `carry_with_ladder` the same on windows that the ladder reads; a null reads each token as
     a fit with reference does. `swaps` crosses one block of 20 windows, forward pass included: `swaps_over_forward` is
-    what that adds, over a forward pass of the same windows.
+    what that adds, over a forward pass of the same windows. Of windows longer than `WHOLE_WINDOW` neither `swaps` nor
+    `run_with_cache` is measured: both would hold every score of many windows or layers at once.
 
     Args:
         model: from `open_model`.
@@ -68,8 +70,9 @@ def measure_cost(
         peaks = {name: _peak(run) for name, run in rows.items()}
     out = {f"{name}_over_bridge_forward": medians[name] / medians["bridge_forward"] for name in rows}
     out["fit_over_hf_forward"] = medians["fit"] / medians["hf_forward"]
-    forward = medians["bridge_forward"] * BLOCK / batch
-    out["swaps_over_forward"] = (medians["swaps"] - forward) / forward
+    if "swaps" in medians:
+        forward = medians["bridge_forward"] * BLOCK / batch
+        out["swaps_over_forward"] = (medians["swaps"] - forward) / forward
     out["fit_full_logits_over_bridge_forward_full_logits"] = (
         medians["fit_full_logits"] / medians["bridge_forward_full_logits"]
     )
@@ -98,8 +101,7 @@ def _rows(
     tokens = bench.windows.tokens
     plain, full = bench.fit("zero"), bench.fit()
     carry, with_ladder = bench.carry(), bench.carry(ladder=True)
-    bench.read(carry, bench.block)
-    look = bench.look(carry, "zero", swapping=True, filtering=False)
+    bench.read_block(carry)
 
     def ignore(layer: Layer) -> None:
         pass
@@ -122,11 +124,12 @@ def _rows(
         "ladder": lambda: bench.read(bench.climb),
         "carry": lambda: bench.read(carry),
         "carry_with_ladder": lambda: bench.read(with_ladder),
-        "swaps": lambda: bench.read(look, bench.block),
         "bridge_forward_full_logits": lambda: bench.forward(0),
         "fit_full_logits": lambda: bench.read(plain, keep=0),
-        "run_with_cache": cached,
     }
+    if tokens.shape[1] <= WHOLE_WINDOW:
+        look = bench.look(carry, "zero", swapping=True, filtering=False)
+        rows |= {"swaps": lambda: bench.read(look, bench.block), "run_with_cache": cached}
     return rows, bench.climb.ladder
 
 

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from infodyn_interp.energy.carry import fit_carry
 from infodyn_interp.energy.fitting import fit
 from infodyn_interp.energy.ladder import RANKS
 from infodyn_interp.energy.reference import BASIS_STATES, MeanStates, choose_reference
-from infodyn_interp.energy.terms import Prosody
+from infodyn_interp.energy.terms import WHOLE_WINDOW, Prosody
 from infodyn_interp.hooks import Layer, capture, check
 from infodyn_interp.identify.swaps import BLOCK
 from infodyn_interp.models import Model
@@ -48,7 +48,8 @@ class Bench:
         tokens: the micro-batch.
         settings: of the run.
         scratch: a folder for mean states.
-        block: first windows of `BLOCK` documents; the micro-batch over and over by default.
+        block: first windows of `BLOCK` documents; by default the micro-batch over and over, of windows so long that
+            no gate reads a block of them at once only enough for every fold.
     """
 
     def __init__(
@@ -60,7 +61,8 @@ class Bench:
         block: Int[Tensor, "document key"] | None = None,
     ) -> None:
         if block is None:
-            block = tokens.repeat(-(-BLOCK // len(tokens)), 1)[:BLOCK]
+            count = BLOCK if tokens.shape[1] <= WHOLE_WINDOW else FOLDS
+            block = tokens.repeat(-(-count // len(tokens)), 1)[:count]
         self.model, self.settings = model, settings
         self.windows, self.block = (_batch_of(rows.to(model.device)) for rows in (tokens, block))
         self.checked = check(model, self.windows)
@@ -68,15 +70,17 @@ class Bench:
             self._empty(scratch / name, count)
             for name, count in (("read", len(block)), ("timed", BASIS_STATES))
         )
-        self._survey(self.block, self._means)
+        for piece in self._pieces():
+            self._survey(piece, self._means)
         self._means.finish()
         rank = settings.state_rank
         self._bases = {layer: self._means.basis(layer, rank, 0, max(RANKS)) for layer in settings.layers}
         named = model.tokenizer is not None
         self._prosody = Prosody(read_pieces(model.tokenizer) if named else [""] * model.bridge.cfg.d_vocab)
         self.finer, self.climb = self.fit(profiled=settings.limits), Climb(self._study(settings.reference))
-        self.read(self.finer, self.block)
-        self.read(self.climb, _batch_of(self.block.tokens[:FOLDS]))  # one for each of its super-folds
+        self.read_block(self.finer)
+        for piece in self._pieces(FOLDS):  # one window for each of its super-folds
+            self.read(self.climb, piece)
         self._fits = {layer: fit(moments) for layer, moments in self.finer.moments.items()}
 
     def survey(self) -> None:
@@ -110,6 +114,16 @@ class Bench:
         batch = self.windows if batch is None else batch
         visit.begin(batch)
         self._capture(batch, visit, keep)
+
+    def read_block(self, visit: Pass) -> None:
+        """One pass over the block, a micro-batch at a time."""
+        for piece in self._pieces():
+            self.read(visit, piece)
+
+    def _pieces(self, count: int | None = None) -> Iterator[Batch]:
+        tokens = self.block.tokens[:count]
+        for first in range(0, len(tokens), len(self.windows.tokens)):
+            yield _batch_of(tokens[first : first + len(self.windows.tokens)], first)
 
     def forward(self, keep: int) -> object:
         """The plain forward pass of the bridge."""
@@ -155,6 +169,6 @@ class Bench:
         capture(self.model, batch, visit, layers=layers, checked=self.checked, logits_to_keep=keep)
 
 
-def _batch_of(rows: Int[Tensor, "window key"]) -> Batch:
-    each = np.arange(len(rows))
+def _batch_of(rows: Int[Tensor, "window key"], first: int = 0) -> Batch:
+    each = np.arange(first, first + len(rows))
     return Batch(rows, each, np.zeros_like(each), each % FOLDS)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from infodyn_interp.costing.bench import Bench, time_rows
-from infodyn_interp.identify.swaps import BLOCK
+from infodyn_interp.energy.terms import choose_tile
 from infodyn_interp.planning.counting import Count
 from infodyn_interp.planning.rehearsal import TWIN, Rehearsed
 from infodyn_interp.sweeping.plans import STUDY
@@ -15,11 +15,12 @@ def take_times(bench: Bench, counts: Sequence[Count], rehearsed: Rehearsed, repe
     """Seconds of each count, and of the reduction after them, in one process."""
     measured = time_rows(_rows(bench, counts), repeats)
     batch, layers = len(bench.windows.tokens), len(bench.settings.layers)
-    each = {name: seconds / (BLOCK if name == "block" else batch) for name, seconds in measured.items()}
+    read = {"block": len(bench.block.tokens)} if _whole_block(bench) else {}
+    each = {name: seconds / read.get(name, batch) for name, seconds in measured.items()}
     limited = len(bench.settings.limits)
     of_limited, plain = rehearsed.reducing
-    read = [_reading(count, each) + layers * _freezing(count, rehearsed) for count in counts]
-    return [*read, limited * of_limited + (layers - limited) * plain]
+    stages = [_reading(count, each) + layers * _freezing(count, rehearsed) for count in counts]
+    return [*stages, limited * of_limited + (layers - limited) * plain]
 
 
 def _rows(bench: Bench, counts: Sequence[Count]) -> Rows:
@@ -34,7 +35,7 @@ def _rows(bench: Bench, counts: Sequence[Count]) -> Rows:
     }
     if (True, "carry") in stages:
         carry, wide = bench.carry(limited=limits), bench.carry(ladder=True, limited=limits)
-        bench.read(carry, bench.block)
+        bench.read_block(carry)
         look = bench.look(carry, swapping=False)
         rows |= {
             "ladder": lambda: bench.read(bench.climb, keep=None),
@@ -44,13 +45,24 @@ def _rows(bench: Bench, counts: Sequence[Count]) -> Rows:
         }
         if any(count.stage == "look" and count.wide for count in counts):
             swaps = bench.look(carry, swapping=True)
-            rows["block"] = lambda: bench.read(swaps, bench.block, keep=None)
+
+            def twice() -> None:
+                """Long windows are read once for their states, and again: what crosses them is left out."""
+                bench.survey()
+                bench.read(look, keep=None)
+
+            whole = _whole_block(bench)
+            rows["block"] = (lambda: bench.read(swaps, bench.block, keep=None)) if whole else twice
     if (False, "carry") in stages:
         of_null = bench.carry()
         rows["carry of null"] = lambda: bench.read(of_null, keep=None)
     if (True, "ablation") in stages:
         rows["ablation"] = lambda: bench.forward(0)
     return rows
+
+
+def _whole_block(bench: Bench) -> bool:
+    return choose_tile(bench.windows.tokens.shape[1]) is None
 
 
 def _reading(count: Count, each: dict[str, float]) -> float:

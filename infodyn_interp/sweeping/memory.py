@@ -16,7 +16,7 @@ import torch
 from infodyn_interp.energy.carry import LAGS
 from infodyn_interp.energy.ladder import RANKS, SUPER_FOLDS
 from infodyn_interp.energy.reference import BASIS_STATES, choose_reference
-from infodyn_interp.energy.terms import FINE, NINE, ROW_BLOCKS, Columns, Grid, columns_of
+from infodyn_interp.energy.terms import FINE, NINE, ROW_BLOCKS, Columns, Grid, choose_tile, columns_of
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.hooks import CHECKED_WINDOWS
 from infodyn_interp.identify.nulls import TWINS
@@ -51,6 +51,8 @@ def needs(model: Model, texts: Texts, settings: "Settings") -> dict[str, int]:
     working = torch.promote_types(model.dtype, torch.float32).itemsize
     weights = sum(one.numel() * one.element_size() for one in model.bridge.parameters())
     pair = heads * window * window  # entries of a window's scores
+    tile = choose_tile(window, settings.query_tile)
+    held = heads * window * (tile or window)  # of what is made of them at once
     columns = columns_of(window, settings.state_rank)
     fine = columns_of(window, settings.state_rank, grid=FINE)
     wide = columns_of(window, settings.state_rank, min(max(RANKS), model.width))
@@ -71,8 +73,9 @@ def needs(model: Model, texts: Texts, settings: "Settings") -> dict[str, int]:
     def dense(of: Columns, windows: int, components: int) -> int:
         """Kernels, tracks and energies of a block of rows, and what is summed of them."""
         grid: Grid = of.grid
-        maps, rows = grid.maps + heads, -(-window // ROW_BLOCKS)
-        block = maps * (rows + 1) * window + 3 * grid.maps * rows * window + len(grid.widths) * window**2
+        maps, rows = grid.maps + heads, tile or -(-window // ROW_BLOCKS)
+        square = len(grid.widths) * window * (tile or window)
+        block = maps * (rows + 1) * window + 3 * grid.maps * rows * window + square
         return windows * (working * block + SUM * maps * (components + 2) * window + PRODUCTS * of.count**2)
 
     fitted, batch, rank = texts.folds, settings.micro_batch, settings.state_rank
@@ -100,9 +103,10 @@ def needs(model: Model, texts: Texts, settings: "Settings") -> dict[str, int]:
         of_ladder = layers * SUPER_FOLDS * rungs * heads * wide.within * SUM
         climbing = min(batch, -(-min(settings.ladder_documents, texts.documents) // SUPER_FOLDS))
         # energies and their squares; of both residuals fields, the rest, permuted rows, products; an injected field
-        residuals = batch * pair * working * (2 + 2 * 4 + 2 * 2 * bool(settings.limits))
+        residuals = batch * held * working * (2 + 2 * 4 + 2 * 2 * bool(settings.limits))
         edges = 3 * batch * 2 * heads * window * max(LAGS) * SUM
         block = BLOCK if texts.documents >= BLOCK else min(batch, texts.documents)
+        looked = block if tile is None else batch
         tracks = NINE.maps - len(NINE.widths)
         crossed = block**2 * (columns.within + heads) * (2 * tracks + columns.count - columns.within) * SUM
         weighed = block**2 * rank * tracks * window * working * 2
@@ -110,10 +114,10 @@ def needs(model: Model, texts: Texts, settings: "Settings") -> dict[str, int]:
             forward(climbing) + read(climbing) + dense(wide, climbing, wide.bilinear_rank + 1) + ladder + fits
         )
         out["carry"] = (
-            forward(batch) + read(batch) + residuals + edges + of_ladder + fits + rungs * pair * working * 3
+            forward(batch) + read(batch) + residuals + edges + of_ladder + fits + rungs * held * working * 3
         )
         out["look"] = (
-            forward(block) + read(block) + dense(columns, block, rank + 1) + crossed + weighed + fits
+            forward(looked) + read(looked) + dense(columns, looked, rank + 1) + crossed + weighed + fits
         )
     gathered = kept + finer + 2 * fits
     twins = [name for name in settings.nulls if name in TWINS]
