@@ -36,10 +36,10 @@ def name_of(page: Path) -> str:
 def place(demo_model, tmp_path_factory):
     """A folder with the corpus and the study that the pages speak of."""
     folder = tmp_path_factory.mktemp("place")
-    long = sorted(topics.values(), key=len)[-12:]
+    long = [text[:1500] for text in sorted(topics.values(), key=len)[-12:]]  # a window each
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps({"text": text}) + "\n" for text in long)
-    texts = read_texts(folder / "corpus.jsonl", demo_model.tokenizer, window=256, windows_per_document=1)
+    texts = read_texts(folder / "corpus.jsonl", demo_model.tokenizer, window=256)
     sweep(demo_model, texts, layers=[0, 10, 20], nulls=("permuted_queries",), out=folder / "out" / "study")
     return folder
 

@@ -736,7 +736,17 @@ def test_a_result_without_any_estimate_is_still_drawn(draw: Draw, result: xarray
             data["verdict"] = xarray.full_like(data["verdict"], "NOT_ESTIMABLE")
 
     empty = result
-    for group in ("terms", "reference", "verdicts", "carry", "spectrum", "profile", "limits", "ablation"):
+    for group in (
+        "terms",
+        "reference",
+        "verdicts",
+        "carry",
+        "spectrum",
+        "profile",
+        "limits",
+        "ablation",
+        "groups",
+    ):
         empty = _with(empty, group, lose)
     plate = draw(empty)
     _written(plate, "pdf")

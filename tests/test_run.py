@@ -116,6 +116,7 @@ def test_the_digest_is_of_every_key_but_where_the_result_goes():
         "layers": "0", "limits": "none", "nulls": "none", "null_share": 0.5, "ablate": "0.0",
         "precisions": "float64", "threads": 7, "documents": 99, "reference_documents": 99, "out": "elsewhere",
         "documents_per_shard": 5, "engine": "ray", "address": "auto", "micro_batch": 3, "memory": "8GiB",
+        "by": "style", "query_tile": 64,
     }  # fmt: skip
     plain = Run(**ASKED | {"model": "llama"})
     digests = {plain.digest}

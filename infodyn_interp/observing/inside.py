@@ -201,7 +201,7 @@ class _Fitted(Pass):
         states, scores, surface = self._read(layer)
         index, support = layer.index, self._supports[layer.index]
         terms, beta = self._terms[index], self._pairs[index]
-        energy = self._energy(index, scores, surface, slice(len(support.queries)), support.window)
+        energy = self._energy(index, scores, surface, slice(0, len(support.queries)), support.window)
         fields = pair_fields(states, beta.flatten(0, 1).expand(len(states), -1, -1), self._columns, support)
         whole, track, within = fields.unflatten(1, beta.shape[:2]).unbind(1)
         columns = {

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -52,9 +52,10 @@ def refuse(wrong: ValidationError, keys: Mapping[str, FieldInfo]) -> str:
 
 
 def _kind(key: FieldInfo) -> Any:
-    """A key's type, without None."""
+    """A key's type, without None and without what checks it."""
     parts = get_args(key.annotation)
-    return parts[0] if NoneType in parts else key.annotation
+    kind = parts[0] if NoneType in parts else key.annotation
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _allowed(key: FieldInfo) -> str:
