@@ -36,7 +36,7 @@ def name_of(page: Path) -> str:
 def place(demo_model, tmp_path_factory):
     """A folder with the corpus and the study that the pages speak of."""
     folder = tmp_path_factory.mktemp("place")
-    long = [text[:1500] for text in sorted(topics.values(), key=len)[-12:]]  # a window each
+    long = [text[:1500] for text in sorted(topics.values(), key=len)[-10:]]  # a window each
     with (folder / "corpus.jsonl").open("w", encoding="utf-8") as stream:
         stream.writelines(json.dumps({"text": text}) + "\n" for text in long)
     texts = read_texts(folder / "corpus.jsonl", demo_model.tokenizer, window=256)
