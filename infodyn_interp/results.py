@@ -16,7 +16,7 @@ import xarray
 from infodyn_interp.errors import RequestError, RunError, brief, one_line
 
 FILE = "result.nc"
-MEASURES = ("fidelity", "stability", "maps")  # groups of quantities, each with its nulls
+MEASURES = ("fidelity", "stability", "action", "jumps", "maps")  # groups of quantities, each with its nulls
 TABLES = (
     *("verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "groups"),
     *MEASURES,
@@ -73,7 +73,7 @@ COORDINATES = {
     "point": ("1", "point of a profile"),
     "measure": ("1", "what is read off the outputs"),
     "unit": ("1", "unit of the measure"),
-    "kind": ("1", "kind of placebo"),
+    "kind": ("1", "kind of placebo, or of action"),
     "quantity": ("1", "what is measured"),
     "target": ("1", "layer whose energies are foretold"),
     "lens": ("1", "how a stream is read out"),
@@ -84,6 +84,8 @@ COORDINATES = {
     "temperature": ("1", "temperature that replies were drawn at"),
     "prompt_text": ("text", "prompt"),
     "series": ("1", "internal series"),
+    "test": ("1", "test of the law of jumps"),
+    "bin": ("1", "bin of |M|"),
     "statistic": ("1", "statistic of a proxy"),
     "alpha": ("1", "share of the deviation that the equilibrium takes up at each step"),
     "reference": ("1", "replies without structure"),
@@ -497,21 +499,45 @@ def _about_measures(result: xarray.DataTree) -> list[str]:
         for (quantity, of), some in rows.assign(of=rows["of"].mask(pairs, "")).groupby(
             ["quantity", "of"], sort=False
         ):
-            middles = some.groupby("null", sort=False)["value"].median()
+            middles = some.groupby("null", sort=False)["value"].median().dropna()
+            if not len(middles):
+                continue
             said = ", ".join(f"{null} {value:.3g}" for null, value in middles.items())
             what, unit = f"{quantity} ({of})" if of else str(quantity), some["unit"].iloc[0]
             lines.append(f"  {what}{'' if unit == '1' else f', {unit}'}: {said}.")
+        lines += _about_laws(result[name].to_dataset())
         if verdicts is None:
             lines.append("  No nulls: nothing here tells this model from any other.")
             continue
         for null in verdicts["null"].values[1:]:
-            same = [
-                str(quantity)
-                for quantity in verdicts["quantity"].values
-                if str(verdicts.sel(null=null, quantity=quantity).values).startswith("LOOKS THE SAME")
-            ]
-            lines.append(f"  Looks the same as {null}: {', '.join(same) if same else 'nothing'}.")
+            told = {
+                str(one): str(verdicts.sel(null=null, quantity=one).values)
+                for one in verdicts["quantity"].values
+            }
+            same = [quantity for quantity, one in told.items() if one.startswith("LOOKS THE SAME")]
+            if all(one.startswith("not estimable") for one in told.values()):
+                lines.append(f"  {null} was not read: there is nothing to read it by.")
+            else:
+                lines.append(f"  Looks the same as {null}: {', '.join(same) if same else 'nothing'}.")
+    if "left_out" in about:
+        lines += ["", f"Left out: {about['left_out']}."]
     return lines
+
+
+def _about_laws(group: xarray.Dataset) -> list[str]:
+    """In how many layers each law of jumps was found, for the model and each null that was read."""
+    if "law" not in group:
+        return []
+    counted = {
+        str(null): pd.Series(group["law"].sel(null=null).values.astype(str)).value_counts()
+        for null in group["null"].values
+    }
+    said = (
+        f"{null} {', '.join(f'{law} in {count}' for law, count in laws.items())}"
+        for null, laws in counted.items()
+        if "" not in laws.index
+    )
+    return [f"  law over {group.sizes['layer']} layers: {'; '.join(said)}."]
 
 
 def _quantities(group: xarray.Dataset) -> pd.DataFrame:

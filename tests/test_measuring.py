@@ -16,6 +16,7 @@ from infodyn_interp.sweeping import measuring
 from infodyn_interp.sweeping.measuring import MEASURES, Measure, measure
 
 WORDS = ["clock", "rain", "why", "numbers", "one", "town", "proof", "step", "walk", "sure"]
+READ = [name for name, one in MEASURES.items() if not one.within]
 ASKED = {"nulls": ("untrained", "shuffled_tokens"), "null_share": 0.7, "fit_tokens": 400, "walked": 2}
 
 
@@ -40,8 +41,10 @@ def result(model, texts):
 
 
 def test_every_measure_is_a_group_with_each_quantity_and_its_interval_along_null(result):
-    assert set(MEASURES) == set(GROUPS) <= set(result.children)
-    for name, one in MEASURES.items():
+    assert set(MEASURES) == set(GROUPS)
+    assert set(MEASURES) - set(result.children) == {"jumps"}  # which need a sweep
+    for name in READ:
+        one = MEASURES[name]
         group = result[name].to_dataset()
         assert group["null"].values.tolist() == ["trained", "untrained", "shuffled_tokens"]
         for quantity in one.quantities:
@@ -64,7 +67,7 @@ def test_a_contrast_is_of_the_documents_that_both_read(result, model, texts):
 def test_a_saved_result_is_a_tidy_table_a_summary_and_figures(result, tmp_path):
     save(result, tmp_path)
     again = open_result(tmp_path)
-    for name in MEASURES:
+    for name in READ:
         frame = table(again, name)
         assert set(frame["null"]) == {"trained", "untrained", "shuffled_tokens"}
         assert set(frame["quantity"]) == set(MEASURES[name].quantities)
@@ -82,7 +85,7 @@ def test_a_saved_result_is_a_tidy_table_a_summary_and_figures(result, tmp_path):
     ):
         assert name in words
     written = figures.save_all(again, tmp_path / "fig", format="pdf")
-    assert [path.stem for path in written] == [draw.__name__ for draw in BY_LAYER]
+    assert [path.stem for path in written] == [draw.__name__ for draw in BY_LAYER] + ["action_ranks"]
 
 
 @pytest.mark.parametrize("width", ["column", "page"])
@@ -128,7 +131,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_files_with_the_same_bits(
         with pytest.raises(KeyboardInterrupt):
             measure(model, texts, **ASKED, out=tmp_path)
     assert sorted(path.stem for path in (tmp_path / "shards").glob("*.npz")) == [
-        "study-fidelity", "study-fit", "study-stability"
+        "study-action", "study-fidelity", "study-fit", "study-stability"
     ]  # fmt: skip
     calls = []
     fidelity = MEASURES["fidelity"].measure
@@ -142,7 +145,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_files_with_the_same_bits(
     )
     again = measure(model, texts, **ASKED, out=tmp_path)
     assert len(calls) == 2  # of the two nulls
-    for name in MEASURES:
+    for name in READ:
         assert again[name].to_dataset().equals(result[name].to_dataset()), name
     assert not (tmp_path / "shards").exists()
     monkeypatch.setattr(measuring, "fit_maps", never)
@@ -176,7 +179,7 @@ def test_a_damaged_file_is_refused_and_computed_again_when_asked(model, texts, t
     [
         ({"layers": [1]}, "layers: 1 asked, a trajectory in depth needs at least 2"),
         ({"layers": [0, 9]}, r"layers: 9 asked, the model has 3 \(0..2\)"),
-        ({"measures": ["charm"]}, "measures: 'charm' is not one of fidelity, stability, maps"),
+        ({"measures": ["charm"]}, "measures: 'charm' is not one of fidelity, stability, action, jumps, maps"),
         ({"measures": []}, "measures: none asked of fidelity"),
         ({"nulls": ["permuted_queries"]}, "nulls: permuted_queries is of attention energies"),
         ({"walked": 0}, "walked: 0 asked, at least 1 is needed"),
@@ -189,12 +192,14 @@ def test_what_cannot_be_measured_is_refused_in_one_line(model, texts, keywords, 
     assert "\n" not in str(caught.value)
 
 
-def test_measures_of_another_models_sweep_are_refused(model, texts, result):
+def test_measures_of_another_models_sweep_are_refused(model, texts, result, tmp_path):
     other = result.copy()
     other.attrs["run"] = json.dumps(json.loads(other.attrs["run"]) | {"texts_digest": "none"})
+    save(other, tmp_path / "other")
     with pytest.raises(RequestError, match="inside: that result is of another texts"):
-        measure(model, texts, **ASKED, inside=other)
-    inside = measure(model, texts, measures=["fidelity"], nulls=(), fit_tokens=400, inside=result)
+        measure(model, texts, **ASKED, inside=tmp_path / "other")
+    save(result, tmp_path / "sweep")
+    inside = measure(model, texts, measures=["fidelity"], nulls=(), fit_tokens=400, inside=tmp_path / "sweep")
     assert json.loads(inside.attrs["run"])["inside"] == result.attrs["run_digest"]
 
 

@@ -38,7 +38,7 @@ from infodyn_interp.run import Run, read
 
 TableName = Literal[
     "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "groups",
-    "contrasts", "fidelity", "stability", "maps", "coupling", "cost",
+    "contrasts", "fidelity", "stability", "action", "jumps", "maps", "coupling", "cost",
 ]  # fmt: skip
 ModelName = Annotated[str, typer.Option("--model", help="A name, a folder, a .gguf file, or demo.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -143,7 +143,10 @@ def measures(
         Path | None, typer.Option("--inside", help="Folder of the sweep that these measures belong to.")
     ] = None,
     groups: Annotated[
-        str | None, typer.Option("--measures", help="Which, as fidelity,stability,maps; all by default.")
+        str | None,
+        typer.Option(
+            "--measures", help="Which, as fidelity,stability,action,jumps,maps; all that can be by default."
+        ),
     ] = None,
     fit_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens of other documents that maps are fitted on.")

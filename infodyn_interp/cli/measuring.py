@@ -43,7 +43,7 @@ def run_measures(
     from infodyn_interp import results
 
     require_writable(Path(keys["out"]))
-    within, stored = None, {}
+    stored = {}
     if inside is not None:
         within = results.open_result(inside)
         if Path(inside).resolve() == Path(keys["out"]).resolve():
@@ -62,7 +62,7 @@ def run_measures(
     }
     with Report() as report:
         result = measuring.measure(
-            **others | {"model": model, "texts": texts, "layers": layers, "inside": within},
+            **others | {"model": model, "texts": texts, "layers": layers, "inside": inside},
             redo_damaged=redo_damaged,
             progress=report,
             asked={key: value for key, value in run.study.items() if key in KEYS},

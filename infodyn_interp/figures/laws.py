@@ -17,6 +17,7 @@ from infodyn_interp.figures.plates import (
     place_legend,
     print_settings,
 )
+from infodyn_interp.results import span
 
 RANKS = 10  # bars of a histogram of ranks
 DOCUMENTS = 4  # in a raster, unless some are named
@@ -25,6 +26,35 @@ TURNS = {
     "potential": "potential (held out)",
     "onsager_machlup": "Onsager-Machlup (held out)",
 }
+
+
+def of_layer(
+    result: xarray.DataTree, group: str, layer: int | None = None, part: str = "trained"
+) -> xarray.Dataset:
+    """What `measures.helpful` or `measures.find_jumps` gave of one layer, as the figures here take it.
+
+    Args:
+        result: of `infodyn measures`.
+        group: `action` or `jumps`.
+        layer: that was read; the middle one of those that say anything by default.
+        part: `trained`, or a null that was read.
+
+    Raises:
+        RequestError: it was not read.
+    """
+    if group not in result.children or part not in result[group].children:
+        raise RequestError(f"figure: this result has no group {group}/{part}")
+    every = result[group].children[part].to_dataset().drop_vars(["null", "quantity"])
+    told = every["verdict"] != "NOT_ESTIMABLE" if "verdict" in every else every["layer"] >= 0
+    layers = every["layer"].values[told.values]
+    chosen = layers[len(layers) // 2] if layer is None else layer
+    if chosen not in layers:
+        raise RequestError(f"layer: {chosen} asked, {group} has {span(layers)}")
+    found = every.sel(layer=chosen)
+    if group == "jumps":
+        found = found.assign_coords(bin=found["bin_carry"].values)
+        found = found.assign_attrs(advice=str(found["advice"].item()))
+    return found.assign_attrs(layer=int(chosen))
 
 
 @print_settings()
@@ -63,9 +93,9 @@ def action_ranks(found: xarray.Dataset, width: str = "column") -> Plate:
         for kind in kinds
     )
     plate.caption = (
-        f"Rank of the realised path's action among {found.attrs['paths']} others: {found.attrs['among']}. Dashed: what "
-        f"chance gives; line: mean. Cannot discriminate: {found.attrs['cannot_discriminate']}. n = "
-        f"{rank.sizes['document']} documents. Mean rank with 95 % interval over documents: {means}."
+        f"{_layer(found)}Rank of the realised path's action among {found.attrs['paths']} others: "
+        f"{found.attrs['among']}. Dashed: what chance gives; line: mean. Cannot discriminate: "
+        f"{found.attrs['cannot_discriminate']}. n = {rank.sizes['document']} documents. Mean rank with 95 % interval over documents: {means}."
     )
     return plate
 
@@ -114,9 +144,9 @@ def jump_raster(found: xarray.Dataset, documents: list[int] | None = None, width
     plate.supxlabel("position (tokens)", fontsize=LABEL_SIZE)
     plate.supylabel("|M|", fontsize=LABEL_SIZE)
     plate.caption = (
-        "Size of the carry-over along the text, the change points of the state (PELT on prewhitened series) and E_crit "
-        f"with its 95 % interval (inverted likelihood ratio). The law found is {found['verdict'].item()}: "
-        f"{found.attrs['advice']}. {jump.sum()} change points in {len(jump)} documents."
+        f"{_layer(found)}Size of the carry-over along the text, the change points of the state (PELT on prewhitened "
+        f"series) and E_crit with its 95 % interval (inverted likelihood ratio). The law found is "
+        f"{found['verdict'].item()}: {found.attrs['advice']}. {jump.sum()} change points in {len(jump)} documents."
     )
     return plate
 
@@ -170,11 +200,16 @@ def threshold_curve(found: xarray.Dataset, width: str = "column") -> Plate:
         for name, value in zip(found["test"].values, found["p"].values, strict=True)
     )
     plate.caption = (
-        f"Log length of prewhitened steps by |M| before them, in {len(at)} bins of equal count, with 95 % intervals "
-        f"(document clusters). Band: 95 % interval of E_crit. Lines are fitted to the bins, for the eye. The law found "
-        f"is {found['verdict'].item()}, p by test: {p}. Null: {found.attrs['null']}. n = {found.attrs['steps']} steps."
+        f"{_layer(found)}Log length of prewhitened steps by |M| before them, in {len(at)} bins of equal count, with "
+        f"95 % intervals (document clusters). Band: 95 % interval of E_crit. Lines are fitted to the bins, "
+        f"for the eye. The law found is {found['verdict'].item()}, p by test: {p}. Null: "
+        f"{found.attrs['null']}. n = {found.attrs['steps']} steps."
     )
     return plate
+
+
+def _layer(found: xarray.Dataset) -> str:
+    return f"Layer {found.attrs['layer']}. " if "layer" in found.attrs else ""
 
 
 def _need(found: xarray.Dataset, name: str) -> xarray.DataArray:

@@ -15,6 +15,7 @@ from infodyn_interp.figures.example import landscape
 from infodyn_interp.figures.intervals import gain, reference_fit
 from infodyn_interp.figures.judgements import verdict_map
 from infodyn_interp.figures.ladders import carry_ladder
+from infodyn_interp.figures.laws import action_ranks, jump_raster, of_layer, threshold_curve
 from infodyn_interp.figures.limits import detection_limits
 from infodyn_interp.figures.magnitudes import carry_over
 from infodyn_interp.figures.maps import energy_map, track_grid
@@ -56,6 +57,13 @@ BY_LAYER: dict[Callable[..., Plate], tuple[str, str]] = {
     transfer: ("maps", "transfer"),
 }
 
+# Of one layer's paths: the middle one of those that were read.
+LAWS: dict[Callable[..., Plate], str] = {
+    action_ranks: "action",
+    jump_raster: "jumps",
+    threshold_curve: "jumps",
+}
+
 
 def draw_all(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> dict[str, Plate]:
     """Every figure whose group the result has, by the name of its file.
@@ -70,6 +78,9 @@ def draw_all(result: xarray.DataTree, heads: Heads = None, width: str = "column"
     for draw, (group, name) in BY_LAYER.items():
         if group in result.children and name in result[group].data_vars:
             plates[draw.__name__] = draw(result, width=width)
+    for law, group in LAWS.items():
+        if group in result.children and "trained" in result[group].children:
+            plates[law.__name__] = law(of_layer(result, group), width=width)
     if "ablation" in result.children:
         plates["ablation"] = ablation(result, width=width)
     if "example" in result.children:

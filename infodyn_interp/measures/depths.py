@@ -1,21 +1,19 @@
 """Stability of a model on texts: paths of states along the tokens, and growth of nearby states along the layers."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from infodyn_interp.hooks import Block, Layer, trace
+from infodyn_interp.hooks import Block, trace
 from infodyn_interp.measures.fits import Fitted, Reading
 from infodyn_interp.measures.jacobians import Map
+from infodyn_interp.measures.paths import state_paths
 from infodyn_interp.measures.ratios import Quantity, Ratio
 from infodyn_interp.measures.stability import POTENTIALS, exponents, harmless
 from infodyn_interp.measures.updates import TOKENS, WALKED
 
 DIRECTIONS = 4
-PATHS = 64  # documents whose paths are read: their twins are drawn one by one
 GEOMETRIES = ("raw", "angular")
 QUANTITIES = {
     "rising": Quantity(
@@ -51,7 +49,7 @@ def measure_stability(reading: Reading, fitted: Fitted, walked: int = WALKED) ->
     out = {name: Ratio.empty(documents, count, len(POTENTIALS)) for name in ("rising", "run")}
     out |= {f"{name}_excess": Ratio.empty(documents, count, len(POTENTIALS)) for name in ("rising", "run")}
     if documents > 1:
-        for place, paths in enumerate(_paths(reading, fitted)):
+        for place, paths in enumerate(state_paths(reading, fitted)):
             found = harmless(paths, generator=np.random.default_rng([reading.seed, place]))
             ranks = np.arange(len(paths))
             for name, values, twins in (
@@ -77,21 +75,6 @@ def token_steps(blocks: Sequence[Block], key: int = -1) -> list[Map]:
         return lambda state: block.advance(torch.where(here, state, block.stream))[0, key]
 
     return [step(block) for block in blocks]
-
-
-def _paths(reading: Reading, fitted: Fitted) -> list[np.ndarray]:
-    """By layer, the path of each of the first documents `[document, step, component]`."""
-    paths: dict[int, list[Tensor]] = {layer: [] for layer in reading.layers}
-
-    def visit(layer: Layer) -> None:
-        if layer.index in paths:
-            maps = fitted.maps[layer.index]
-            stream = cast(Tensor, layer.residual_out)[:, 1:].double().cpu()
-            paths[layer.index].append((stream - maps.mean.double()) @ maps.components.double())
-
-    for batch in reading.first_windows(PATHS, reading.micro_batch):
-        reading.capture(batch, visit, "residual_out")
-    return [torch.cat(paths[layer]).numpy() for layer in reading.layers]
 
 
 def _growth(reading: Reading, walked: int) -> dict[str, Ratio]:

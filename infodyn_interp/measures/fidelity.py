@@ -19,6 +19,7 @@ from infodyn_interp.texts import Texts
 LENSES = ("logit", "affine")
 QUANTITIES = {
     "kl": Quantity(("layer", "lens"), "nats", "KL from the output to what a lens reads at the layer"),
+    "kl_back": Quantity(("layer", "lens"), "nats", "KL from what a lens reads at the layer to the output"),
     "kl_unigram": Quantity((), "nats", "KL from the output to the model's mean output over other documents"),
     "settle_depth": Quantity(
         ("lens",), "layers", "layers before the first from which a lens keeps the output's likeliest token"
@@ -42,7 +43,7 @@ def honest(
         fitted: from `fit_maps`; fitted here by default.
 
     Returns:
-        `kl` by layer and lens, `kl_unigram` (nats) and `settle_depth` by lens (layers), with 95 % intervals over
+        `kl` by layer and lens, `kl_back` the other way round, `kl_unigram` (nats) and `settle_depth` by lens (layers), with 95 % intervals over
         documents.
 
     Raises:
@@ -61,6 +62,7 @@ def measure_fidelity(reading: Reading, fitted: Fitted) -> dict[str, Ratio]:
     unigram = fitted.unigram.to(model.device)
     out = {
         "kl": Ratio.empty(texts.documents, len(layers), len(LENSES)),
+        "kl_back": Ratio.empty(texts.documents, len(layers), len(LENSES)),
         "kl_unigram": Ratio.empty(texts.documents),
         "settle_depth": Ratio.empty(texts.documents, len(LENSES)),
     }
@@ -80,10 +82,13 @@ def measure_fidelity(reading: Reading, fitted: Fitted) -> dict[str, Ratio]:
                 own = streams[layer]
                 for lens, stream in enumerate((own, fitted.maps[layer].lens(own))):
                     heard = read(stream).double().log_softmax(-1)
-                    kl = divergence(probability, says, heard)
-                    out["kl"].add(
-                        batch.document, (place, lens), kl.sum(-1).cpu().numpy(), float(len(positions))
-                    )
+                    for name, kl in (
+                        ("kl", divergence(probability, says, heard)),
+                        ("kl_back", divergence(heard.exp(), heard, says)),
+                    ):
+                        out[name].add(
+                            batch.document, (place, lens), kl.sum(-1).cpu().numpy(), float(len(positions))
+                        )
                     top[lens, ..., place] = heard.argmax(-1).cpu().numpy()
             apart = divergence(probability, says, unigram)
         out["kl_unigram"].add(batch.document, (), apart.sum(-1).cpu().numpy(), float(len(positions)))

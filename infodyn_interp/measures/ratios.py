@@ -84,6 +84,19 @@ class Ratio:
         return Estimate(*(getattr(flat, part).reshape(value.shape) for part in ("value", "low", "high", "t")))
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a measure finds of one model.
+
+    Args:
+        ratios: its quantities by document.
+        details: by layer, what is no sum over documents.
+    """
+
+    ratios: Mapping[str, Ratio]
+    details: xarray.Dataset | None = None
+
+
 def label_ratios(
     trained: Mapping[str, Ratio],
     nulls: Mapping[str, Mapping[str, Ratio]],

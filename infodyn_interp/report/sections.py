@@ -9,7 +9,7 @@ import pandas as pd
 import xarray
 
 from infodyn_interp.figures.plates import Plate
-from infodyn_interp.figures.saving import DATELESS, SHOWS, draw_all
+from infodyn_interp.figures.saving import BY_LAYER, DATELESS, LAWS, SHOWS, draw_all
 from infodyn_interp.results import TABLES, table
 
 # Groups that the map, the panel of a head and the page's own sections show; of these only figures are added.
@@ -42,6 +42,8 @@ MOST_ROWS = 60
 def group_sections(result: xarray.DataTree) -> list[dict[str, Any]]:
     """The sections in the order of the groups: name, title, figures as data and captions, tables."""
     groups = {draw.__name__: next(iter(needs)) for draw, needs in SHOWS.items()}
+    groups |= {draw.__name__: group for draw, (group, _) in BY_LAYER.items()}
+    groups |= {draw.__name__: group for draw, group in LAWS.items()}
     figures: dict[str, list[dict[str, str]]] = {}
     for name, plate in draw_all(result, width="page").items():
         if name != "verdict_map" and not name.startswith("landscape"):  # the page has its own

@@ -1,11 +1,11 @@
 """What the theory says of a trajectory, measured on texts: every measure of the model and of its nulls, a file each."""
 
 import importlib.metadata
-import json
+import io
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -17,7 +17,7 @@ from infodyn_interp import reducing, results
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import choose_layers
 from infodyn_interp.identify.nulls import TWINS, choose_nulls
-from infodyn_interp.measures import depths, fidelity, maps
+from infodyn_interp.measures import closing, depths, fidelity, leaps, maps
 from infodyn_interp.measures.fits import (
     FIT_TOKENS,
     Fitted,
@@ -27,11 +27,12 @@ from infodyn_interp.measures.fits import (
     fit_maps,
     spread_maps,
 )
-from infodyn_interp.measures.ratios import Quantity, Ratio, label_ratios
+from infodyn_interp.measures.ratios import Found, Quantity, Ratio, label_ratios
 from infodyn_interp.measures.regression import RIDGE
 from infodyn_interp.measures.stability import POTENTIALS
 from infodyn_interp.measures.updates import WALKED
 from infodyn_interp.models import Model
+from infodyn_interp.reducing.labels import label
 from infodyn_interp.sweeping import attributes_of, finished, folder_of
 from infodyn_interp.sweeping.plans import STUDY, Job, Plan, Shard
 from infodyn_interp.sweeping.reading import twin_of
@@ -44,10 +45,12 @@ from infodyn_interp.sweeping.settings import (
     torch_threads,
 )
 from infodyn_interp.sweeping.shards import Arrays, DamagedError, File, Header, collect, spread, write_file
+from infodyn_interp.sweeping.trails import Frozen, read_trails
 from infodyn_interp.sweeping.watching import Progress, Watch
 from infodyn_interp.texts import Texts
 
 FIT = "fit"  # the stage that every measure reads by
+DETAILS = "details"  # of a file: a dataset as it would lie on the disk
 LEAST_LAYERS = 2
 DESCRIBED = (
     "model_digest", "twin", "dtype", "device", "texts_digest", "window", "documents", "reference_documents", "folds",
@@ -56,24 +59,67 @@ DESCRIBED = (
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a measure reads beside the model and its maps.
+
+    Args:
+        walked: documents that are walked through.
+        part: the study, or the null.
+        layers: that have frozen terms.
+        frozen: the sweep that left them.
+    """
+
+    walked: int = WALKED
+    part: str = STUDY
+    layers: tuple[int, ...] = ()
+    frozen: Frozen | None = None
+
+
+@dataclass(frozen=True)
 class Measure:
     """One group of a result: how it is measured on a model, and what it holds.
 
     Args:
-        measure: the quantities by document; `walked` is how many documents are walked through.
+        measure: the quantities by document, and details by layer.
         quantities: what they are.
+        details: unit and words of each detail; `NAME_low` and `NAME_high` are those of `NAME`.
+        lifted: details that stand beside the quantities, along `null`, by the name they have there.
+        within: it reads the frozen terms of a sweep.
     """
 
-    measure: Callable[[Reading, Fitted, int], Mapping[str, Ratio]]
+    measure: Callable[[Reading, Fitted, Asked], Found]
     quantities: Mapping[str, Quantity]
+    details: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    lifted: Mapping[str, str] = field(default_factory=dict)
+    within: bool = False
+
+
+def _jumps(reading: Reading, _fitted: Fitted, asked: Asked) -> Found:
+    frozen, trails = asked.frozen, None
+    kept = None if frozen is None else frozen.of(asked.part, reading.seed)
+    if frozen is not None and kept is not None:
+        trails = read_trails(reading, kept, frozen.reference, asked.layers)
+    return leaps.measure_jumps(trails, reading.texts.documents, asked.layers, reading.seed)
 
 
 MEASURES: dict[str, Measure] = {
     "fidelity": Measure(
-        lambda reading, fitted, _walked: fidelity.measure_fidelity(reading, fitted), fidelity.QUANTITIES
+        lambda reading, fitted, _asked: Found(fidelity.measure_fidelity(reading, fitted)), fidelity.QUANTITIES
     ),
-    "stability": Measure(depths.measure_stability, depths.QUANTITIES),
-    "maps": Measure(maps.measure_maps, maps.QUANTITIES),
+    "stability": Measure(
+        lambda reading, fitted, asked: Found(depths.measure_stability(reading, fitted, asked.walked)),
+        depths.QUANTITIES,
+    ),
+    "action": Measure(
+        lambda reading, fitted, _asked: closing.measure_action(reading, fitted),
+        closing.QUANTITIES,
+        closing.UNITS,
+    ),
+    "jumps": Measure(_jumps, leaps.QUANTITIES, leaps.UNITS, leaps.LIFTED, within=True),
+    "maps": Measure(
+        lambda reading, fitted, asked: Found(maps.measure_maps(reading, fitted, asked.walked)),
+        maps.QUANTITIES,
+    ),
 }
 
 
@@ -81,7 +127,7 @@ def measure(
     model: Model,
     texts: Texts,
     *,
-    measures: Iterable[str] = tuple(MEASURES),
+    measures: Iterable[str] | None = None,
     layers: Iterable[int] | None = None,
     nulls: Iterable[str] = TWINS,
     null_share: float = 1 / 3,
@@ -91,7 +137,7 @@ def measure(
     seed: int = 0,
     micro_batch: int = 4,
     threads: int | None = None,
-    inside: xarray.DataTree | None = None,
+    inside: str | Path | None = None,
     out: str | Path | None = None,
     redo_damaged: bool = False,
     progress: Progress | None = None,
@@ -102,7 +148,7 @@ def measure(
     Args:
         model: from `open_model`.
         texts: from `read_texts`: maps are fitted on its reference documents and judged on the fitted ones.
-        measures: of `MEASURES`, a group of the result each.
+        measures: of `MEASURES`, a group of the result each; by default all that can be, `jumps` within a sweep alone.
         layers: all by default.
         nulls: `untrained`, `permuted_weights`, `shuffled_tokens`; none for an empty sequence.
         null_share: of the folds of documents that a null reads.
@@ -112,7 +158,8 @@ def measure(
         seed: of whatever is random.
         micro_batch: windows in one forward pass.
         threads: CPU threads of torch for the time of the call.
-        inside: the result of a sweep that these measures belong to: of the same model and texts.
+        inside: folder of the sweep that these measures belong to, of the same model and texts: jumps are read by its
+            frozen terms, and by those of its untrained twin.
         out: a folder for `result.nc`; finished measures of an earlier call that was cut off are taken as they are.
         redo_damaged: compute damaged files again, where they would be refused.
         progress: called with stage, tokens done, tokens in all.
@@ -123,19 +170,24 @@ def measure(
 
     Raises:
         RequestError: before any work: a measure, layer or null that is not there, too few documents, an `inside` of
-            another model or other texts, or an `out` that holds another run or cannot be written.
+            another model or other texts, jumps without a carry-over or in windows too short for them, or an `out` that
+            holds another run or cannot be written.
         RunError: the model fails its check, or states are not finite.
     """
-    chosen, settings = (
-        _choose(measures),
-        _settle(model, layers, nulls, null_share, seed, micro_batch, threads),
-    )
-    _refuse(model, texts, settings, inside, {"fit_tokens": fit_tokens, "walked": walked})
+    settings = _settle(model, layers, nulls, null_share, seed, micro_batch, threads)
+    named = None if measures is None else _choose(measures)
+    _refuse(model, texts, settings, {"fit_tokens": fit_tokens, "walked": walked})
+    frozen = None if inside is None else Frozen.open(Path(inside), model, texts)
+    carried = tuple(layer for layer in settings.layers if frozen is not None and layer in frozen.carried)
+    missing = _why_no_jumps(texts, frozen, carried)
+    chosen = named or tuple(name for name, one in MEASURES.items() if not (one.within and missing))
+    if missing and any(MEASURES[name].within for name in chosen):
+        raise RequestError(f"jumps: {missing}")
     how = {"measures": list(chosen), "fit_tokens": fit_tokens, "walked": walked, "ridge": ridge}
-    within = {} if inside is None else {"inside": inside.attrs["run_digest"]}
+    within = {} if frozen is None else {"inside": frozen.digest}
     run = _describe(model, texts, settings) | how | within
     parts = [
-        _Part(name, model, part, settings, chosen, fit_tokens, walked, ridge)
+        _Part(name, model, part, settings, chosen, fit_tokens, ridge, Asked(walked, name, carried, frozen))
         for name, part in _texts_of(texts, settings).items()
     ]
     version = {"package_version": importlib.metadata.version("infodyn-interp")}
@@ -150,8 +202,10 @@ def measure(
             part.name: {stage: part.file(folder, job.digest, stage) for stage in part.stages}
             for part in parts
         }
-        groups = _label(files, chosen, texts, settings)
-        groups["/"] = xarray.Dataset(attrs=attributes_of(model, texts, settings, checked, job, asked or {}))
+        groups = _label(files, chosen, texts, settings, carried)
+        about = attributes_of(model, texts, settings, checked, job, asked or {})
+        left = {} if named or not missing else {"left_out": f"jumps: {missing}"}
+        groups["/"] = xarray.Dataset(attrs=about | left)
         result = xarray.DataTree.from_dict(groups)
         if out is not None:
             results.save(result, out)
@@ -169,8 +223,8 @@ class _Part:
     settings: Settings
     measures: tuple[str, ...]
     fit_tokens: int
-    walked: int
     ridge: float
+    asked: Asked
 
     @cached_property
     def reading(self) -> Reading:
@@ -243,8 +297,12 @@ class _Part:
         if stage == FIT:
             return spread_maps(fit_maps(reading))
         fitted = collect_maps(self.file(folder, run, FIT), reading.layers)
-        found = MEASURES[stage].measure(reading, fitted, self.walked)
-        return [pair for name, ratio in found.items() for pair in spread(name, ratio)]
+        found = MEASURES[stage].measure(reading, fitted, self.asked)
+        arrays = [pair for name, ratio in found.ratios.items() for pair in spread(name, ratio)]
+        if found.details is not None:
+            written = found.details.to_netcdf(engine="h5netcdf")
+            arrays.append((DETAILS, np.frombuffer(bytes(written), np.uint8)))
+        return arrays
 
     def _has(self, folder: Path, run: str, stage: str, *, redo: bool) -> bool:
         path = folder / f"{self.name}-{stage}.npz"
@@ -299,7 +357,6 @@ def _refuse(
     model: Model,
     texts: Texts,
     settings: Settings,
-    inside: xarray.DataTree | None,
     counts: Mapping[str, int],
 ) -> None:
     """Whatever can be known before the first pass."""
@@ -317,14 +374,17 @@ def _refuse(
         if count < 1:
             raise RequestError(f"{name}: {count} asked, at least 1 is needed")
     Reading.of(model, texts, settings.layers)
-    if inside is not None:
-        stored = json.loads(inside.attrs["run"])
-        for name, value in (("model_digest", model.digest), ("texts_digest", texts.digest)):
-            if stored.get(name) != value:
-                what = name.removesuffix("_digest")
-                raise RequestError(
-                    f"inside: that result is of another {what}; give the {what} and the windows that it was made from"
-                )
+
+
+def _why_no_jumps(texts: Texts, frozen: Frozen | None, carried: tuple[int, ...]) -> str:
+    """What is missing for jumps, in words; nothing where they can be read."""
+    if frozen is None:
+        return "|M| comes from the frozen terms of a sweep; name its folder with --inside"
+    if not carried:
+        return "that sweep left no carry-over of these layers; sweep again, in longer windows or with these layers"
+    if texts.window < leaps.LEAST_WINDOW:
+        return f"windows of {texts.window} tokens, a threshold needs {leaps.LEAST_WINDOW} at least"
+    return ""
 
 
 def _describe(model: Model, texts: Texts, settings: Settings) -> dict[str, object]:
@@ -341,7 +401,11 @@ def _texts_of(texts: Texts, settings: Settings) -> dict[str, Texts]:
 
 
 def _label(
-    files: Mapping[str, Mapping[str, File]], chosen: Sequence[str], texts: Texts, settings: Settings
+    files: Mapping[str, Mapping[str, File]],
+    chosen: Sequence[str],
+    texts: Texts,
+    settings: Settings,
+    carried: tuple[int, ...],
 ) -> dict[str, xarray.Dataset]:
     ranks = np.arange(texts.documents)
     shared = ranks[ranks % texts.folds < null_folds(texts, settings)]
@@ -352,6 +416,8 @@ def _label(
         "potential": POTENTIALS,
         "geometry": depths.GEOMETRIES,
         "vector": np.arange(depths.DIRECTIONS),
+        "kind": closing.RANKED,
+        "series": leaps.SERIES,
     }
     groups = {}
     for name in chosen:
@@ -363,8 +429,20 @@ def _label(
         }
         nulls = {null: found[null] for null in settings.nulls}
         groups[f"/{name}"] = label_ratios(
-            found[STUDY], nulls, dict.fromkeys(settings.nulls, shared), quantities, coords
+            found[STUDY],
+            nulls,
+            dict.fromkeys(settings.nulls, shared),
+            quantities,
+            coords | ({"layer": carried} if MEASURES[name].within else {}),
         )
+        details = {
+            part: _details(stages[name], MEASURES[name].details)
+            for part, stages in files.items()
+            if DETAILS in stages[name]
+        }
+        groups[f"/{name}"] = groups[f"/{name}"].assign(_lift(details, MEASURES[name].lifted, settings.nulls))
+        for part, one in details.items():
+            groups[f"/{name}/{part.replace(STUDY, 'trained')}"] = one
     took = {
         f"{part} {stage}": file.header for part, stages in files.items() for stage, file in stages.items()
     }
@@ -375,3 +453,28 @@ def _label(
         )
     )
     return groups
+
+
+def _details(file: File, words: Mapping[str, tuple[str, str]]) -> xarray.Dataset:
+    """What a file has by layer, each variable with its unit."""
+    with xarray.open_dataset(io.BytesIO(file[DETAILS].tobytes()), engine="h5netcdf") as stored:
+        found = stored.load()
+    for name, variable in found.data_vars.items():
+        unit, what = words[str(name).removesuffix("_low").removesuffix("_high")]
+        variable.attrs = {"units": unit, "long_name": what}
+    return found
+
+
+def _lift(
+    details: Mapping[str, xarray.Dataset], lifted: Mapping[str, str], nulls: Sequence[str]
+) -> dict[str, xarray.Variable]:
+    """Details of the study and of each null along `null`; empty where a null has none."""
+    out: dict[str, xarray.Variable] = {}
+    for name, here in lifted.items() if STUDY in details else ():
+        mine = details[STUDY][name].variable
+        nothing = np.full(mine.shape, "" if mine.dtype.kind in "UTO" else np.nan)
+        rows = [details[part][name].values if part in details else nothing for part in (STUDY, *nulls)]
+        out[here] = label(
+            ("null", *map(str, mine.dims)), np.stack(rows), mine.attrs["units"], mine.attrs["long_name"]
+        )
+    return out

@@ -1,0 +1,155 @@
+"""What frozen terms of a sweep see along each document's first window: state, |M|, its innovation, the track."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from infodyn_interp import results
+from infodyn_interp.energy.carry import filter_carry
+from infodyn_interp.energy.reference import choose_reference
+from infodyn_interp.energy.terms import Prosody, columns_of, pair_fields, row_blocks
+from infodyn_interp.errors import RequestError
+from infodyn_interp.hooks import Layer, capture
+from infodyn_interp.measures.fits import Reading
+from infodyn_interp.measures.paths import PATHS
+from infodyn_interp.models import Model
+from infodyn_interp.sweeping.keeping import KEPT, Kept, Terms
+from infodyn_interp.sweeping.passes import Pass, Study
+from infodyn_interp.sweeping.plans import STUDY
+from infodyn_interp.texts import Texts, read_pieces
+
+NAMES = ("state", "|M|", "innovation", "track")
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The sweep that measures belong to, with the terms it left; those of its untrained twin where it had one.
+
+    Args:
+        digest: of its run.
+        reference, seed: of its run.
+        kept: by part; empty where nothing is beside the result.
+    """
+
+    digest: str
+    reference: str
+    seed: int
+    kept: Mapping[str, Kept]
+
+    @classmethod
+    def open(cls, place: Path, model: Model, texts: Texts) -> "Frozen":
+        """See that a sweep is of this model and these texts.
+
+        Raises:
+            RequestError: it is not there, or of another model or other texts, or what it left is damaged.
+        """
+        result = results.open_result(place)
+        told, digest = json.loads(result.attrs["run"]), str(result.attrs["run_digest"])
+        for name, value in (("model_digest", model.digest), ("texts_digest", texts.digest)):
+            if told.get(name) != value:
+                what = name.removesuffix("_digest")
+                raise RequestError(
+                    f"inside: that result is of another {what}; give the {what} and the windows that it was made from"
+                )
+        folder = place if place.is_dir() else place.parent
+        kept = {part: Kept(folder, part, digest) for part in KEPT if Kept.is_there(folder, part)}
+        return cls(digest, str(told.get("reference")), int(result.attrs["seed"]), kept)
+
+    @property
+    def carried(self) -> tuple[int, ...]:
+        """Layers with a carry-over."""
+        if STUDY not in self.kept:
+            return ()
+        terms = self.kept[STUDY].terms
+        return tuple(layer for layer, one in terms.items() if one.carry is not None)
+
+    def of(self, part: str, seed: int) -> Kept | None:
+        """What a part is read by: other texts by the model's own terms, a twin by its own or not at all."""
+        if part == "untrained" and seed != self.seed:
+            return None
+        return self.kept.get(STUDY if part == "shuffled_tokens" else part)
+
+
+def read_trails(
+    reading: Reading, kept: Kept, reference: str, layers: tuple[int, ...]
+) -> dict[int, dict[str, Float[np.ndarray, "..."]]]:
+    """By layer, the series of the first documents by step, the first token left out.
+
+    `state` is z; `|M|` the RMS over heads of each head's |M_t| over its energy; `innovation`, below 0 where it undoes
+    what was carried, and `track`, the energy at the state's own place less the mean over its keys (below 0 in a well),
+    are means over heads in the same unit. NaN where a query has too few keys.
+    """
+    terms = {layer: kept.terms[layer] for layer in layers}
+    study = Study(
+        reading.model,
+        reading.texts.window,
+        1,
+        layers,
+        kept.columns.state_rank,
+        Prosody(read_pieces(reading.texts.tokenizer)),
+        choose_reference(reference),
+        kept.means,
+        reading.checked,
+        {layer: one.basis for layer, one in terms.items()},
+    )
+    visit, done = _Trail(study, terms), 0
+    for batch in reading.first_windows(PATHS, reading.micro_batch):
+        visit.begin(batch)
+        capture(reading.model, batch, visit, layers=layers, checked=reading.checked, logits_to_keep=1)
+        reading.report(done := done + batch.tokens.numel())
+    return {
+        layer: {name: torch.cat(parts).double().numpy()[:, 1:] for name, parts in found.items()}
+        for layer, found in visit.rows.items()
+    }
+
+
+class _Trail(Pass):
+    def __init__(self, study: Study, terms: Mapping[int, Terms]) -> None:
+        super().__init__(study)
+        self._columns, self._terms = columns_of(study.window, study.state_rank), terms
+        self.rows: dict[int, dict[str, list[Tensor]]] = {
+            layer: {name: [] for name in NAMES} for layer in study.layers
+        }
+
+    def __call__(self, layer: Layer) -> None:
+        z, scores, surface = self._read(layer)
+        index, support, terms = layer.index, self._supports[layer.index], self._terms[layer.index]
+        if terms.carry is None:
+            raise RequestError(f"inside: layer {index} has no carry-over there; sweep with longer windows")
+        rows = slice(0, len(support.queries))
+        energy = self._energy(index, scores, surface, rows, support.window)
+        within = pair_fields(z, self._frozen(terms.pairs).expand(len(z), -1, -1), self._columns, support)
+        rho, sill, nugget, total = torch.from_numpy(terms.carry)[:, None].expand(-1, len(z), -1)
+        of_key = (total - sill - nugget).clamp(min=0)
+        carried, innovation = filter_carry(energy - within, rho, sill, nugget, of_key, support)
+        inverse, own = support.inverse_counts.to(energy), torch.from_numpy(terms.rms)[:, None]
+        undone = (innovation * (carried - innovation)).sum(-1) < 0
+        sizes = {
+            name: (values.square().sum(-1) * inverse).sqrt().cpu() / own
+            for name, values in (("|M|", carried), ("innovation", innovation))
+        }
+        beta = self._frozen(terms.coefficient[:, self._columns.blocks["track"]])
+        seen = torch.where(inverse > 0, 0.0, torch.nan).cpu()
+        found = {
+            "state": z,
+            "|M|": sizes["|M|"].square().mean(1).sqrt() + seen,
+            "innovation": (sizes["innovation"] * torch.where(undone, -1, 1).cpu()).mean(1) + seen,
+            "track": ((beta @ self._wells(z, index)).cpu() / own).mean(1) + seen,
+        }
+        for name, values in found.items():
+            self.rows[index][name].append(values.cpu())
+
+    def _wells(self, z: Tensor, layer: int) -> Float[Tensor, "window track query"]:
+        """Each track at the place of the query's own state, less the mean over the keys of its row."""
+        support, parts = self._supports[layer], []
+        for block in row_blocks(z.contiguous(), support, self._columns.grid):
+            mask = support.mask[block.rows, : block.last].to(block.tracks)
+            mean = (block.tracks * mask).sum(-1) * support.inverse_counts[block.rows].to(block.tracks)
+            parts.append(block.tracks.diagonal(block.first, -2, -1) - mean)
+        return torch.cat(parts, -1)
