@@ -84,6 +84,7 @@ COORDINATES = {
     "temperature": ("1", "temperature that replies were drawn at"),
     "prompt_text": ("text", "prompt"),
     "series": ("1", "internal series"),
+    "functional": ("1", "whose multiplier it is"),
     "test": ("1", "test of the law of jumps"),
     "bin": ("1", "bin of |M|"),
     "statistic": ("1", "statistic of a proxy"),

@@ -8,11 +8,14 @@ from scipy.signal import lfilter
 
 from infodyn_interp import RequestError, figures, open_model, open_result, read_texts, summary, sweep, table
 from infodyn_interp.energy.terms import Prosody
-from infodyn_interp.measures.fits import Reading
+from infodyn_interp.measures.choices import FIRST
+from infodyn_interp.measures.fits import Reading, fit_maps
 from infodyn_interp.measures.leaps import LEAST_WINDOW, measure_jumps
 from infodyn_interp.observing.inside import Inside, read_inside
 from infodyn_interp.results import save
+from infodyn_interp.sweeping import rhythms
 from infodyn_interp.sweeping.measuring import measure
+from infodyn_interp.sweeping.rhythms import foretell_choices, rhythm_before
 from infodyn_interp.sweeping.trails import Frozen, read_trails
 from infodyn_interp.texts import read_pieces
 
@@ -87,6 +90,46 @@ def test_the_track_is_read_at_the_own_place_of_each_state(model, texts, place):
             )
         energy = beta @ (np.array(at[-1]) - np.mean(at[:-1], 0))
         np.testing.assert_allclose(found[query - 1], (energy / terms.rms).mean(), rtol=1e-3, atol=1e-5)
+
+
+def test_the_rhythm_before_a_token_is_the_one_it_gets_where_it_is_realised(model, texts):
+    window = next(texts.batches(1)).tokens[0]
+    prosody = Prosody(read_pieces(texts.tokenizer))
+    places = np.array([9, 20, 40, LEAST_WINDOW - 1])
+    draw = np.random.default_rng(0)
+    candidates = draw.integers(0, len(texts.tokenizer), (4, 3))
+    candidates[:, 1] = window[places]
+    found = rhythm_before(prosody, window, places, candidates)
+    np.testing.assert_array_equal(found[:, 1], prosody.columns(window[None])[0, places].numpy())
+    assert (found != found[:, 1:2]).any()
+
+
+def test_a_rhythm_that_rules_the_choice_is_seen_and_one_that_does_not_is_not(
+    model, texts, place, monkeypatch
+):
+    frozen = Frozen.open(place, model, texts)
+    reading = Reading.of(model, texts)
+    fitted, kept = fit_maps(reading), frozen.kept["study"]
+    prosody, draw = Prosody(read_pieces(texts.tokenizer)), np.random.default_rng(0)
+    coefficient = kept.terms[2].coefficient[:, kept.columns.blocks["rhythm"]].mean(0)
+
+    def choosing(scale):
+        def contexts(window, top):
+            places = np.arange(FIRST + 1, FIRST + 33)
+            field = rhythm_before(prosody, window, places, top[:32].numpy()) @ coefficient
+            noise = draw.gumbel(size=field.shape)
+            return (noise - scale * field / field.std()).argmax(1), places, top[:32].numpy()
+
+        return contexts
+
+    found = []
+    for scale in (0, 3):
+        monkeypatch.setattr(rhythms, "_contexts", choosing(scale))
+        found.append(foretell_choices(reading, fitted, kept).sel(layer=2))
+    silent, ruled = found
+    assert silent["rhythm_gain_low"] < 0.02
+    assert ruled["rhythm_gain_low"] > 0.1
+    assert ruled["rhythm_coefficient_high"] < 0
 
 
 def test_a_threshold_that_is_planted_in_one_layer_is_found_there_alone():

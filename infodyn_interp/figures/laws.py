@@ -95,7 +95,8 @@ def action_ranks(found: xarray.Dataset, width: str = "column") -> Plate:
     plate.caption = (
         f"{_layer(found)}Rank of the realised path's action among {found.attrs['paths']} others: "
         f"{found.attrs['among']}. Dashed: what chance gives; line: mean. Cannot discriminate: "
-        f"{found.attrs['cannot_discriminate']}. n = {rank.sizes['document']} documents. Mean rank with 95 % interval over documents: {means}."
+        f"{found.attrs['cannot_discriminate']}. n = {rank.sizes['document']} documents. "
+        f"Mean rank with 95 % interval over documents: {means}."
     )
     return plate
 

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from infodyn_interp.hooks import Layer
 from infodyn_interp.measures.action import KINDS, helpful
+from infodyn_interp.measures.choices import weigh_choices
 from infodyn_interp.measures.fits import Fitted, Reading
 from infodyn_interp.measures.paths import state_paths
 from infodyn_interp.measures.ratios import Found, Quantity, Ratio
+from infodyn_interp.measures.updates import WALKED
 
 RANKED = KINDS[1:]  # kinds of action that the order of increments changes
 KEPT = ("action", "rank", "mean_rank", "mean_rank_low", "mean_rank_high", "p", "r2")
@@ -45,8 +47,8 @@ UNITS = {
 }
 
 
-def measure_action(reading: Reading, fitted: Fitted) -> Found:
-    """`QUANTITIES` by document, and by layer what `helpful` finds of paths along the tokens.
+def measure_action(reading: Reading, fitted: Fitted, walked: int = WALKED) -> Found:
+    """`QUANTITIES` by document; by layer what `helpful` finds of paths along the tokens, and the multipliers.
 
     Paths are those of stability. Distances over depth are of whole streams at the sixteen fixed positions; each layer
     closes a share of the distance from the embedding to the last stream, from the layer read before it.
@@ -76,13 +78,17 @@ def measure_action(reading: Reading, fitted: Fitted) -> Found:
         streams.clear()
     if texts.documents < 2:
         return Found(out)
-    found = []
-    for place, paths in enumerate(state_paths(reading, fitted)):
+    found, every = [], state_paths(reading, fitted)
+    for place, paths in enumerate(every):
         one = helpful(paths, seed=reading.seed).sel(kind=list(RANKED))
         out["rank"].add(np.arange(len(paths)), place, one["rank"].values.T)
         found.append(one[list(KEPT)])
-    details = xarray.concat(found, "layer", combine_attrs="override").assign_coords(layer=list(layers))
-    return Found(out, details)
+    details = xarray.concat(found, "layer", combine_attrs="override")
+    if (weighed := weigh_choices(reading, fitted, every, walked)) is not None:
+        details = details.merge(weighed).assign_attrs(
+            details.attrs | {"candidates": weighed.attrs["candidates"]}
+        )
+    return Found(out, details.assign_coords(layer=list(layers)))
 
 
 def _approach(

@@ -43,8 +43,8 @@ def honest(
         fitted: from `fit_maps`; fitted here by default.
 
     Returns:
-        `kl` by layer and lens, `kl_back` the other way round, `kl_unigram` (nats) and `settle_depth` by lens (layers), with 95 % intervals over
-        documents.
+        `kl` by layer and lens, `kl_back` the other way round, `kl_unigram` (nats), and `settle_depth` by lens (layers),
+        with 95 % intervals over documents.
 
     Raises:
         RequestError: a layer that is not there, or windows longer than the context.

@@ -53,8 +53,9 @@ def fit_multipliers(
     grams = columns.swapaxes(1, 2) @ columns
     total = grams.sum(0)
     scale = np.sqrt(total.diagonal())
-    for name, own in zip(names, scale[:-1], strict=True):
-        if own**2 <= ALIAS * max(float((functionals**2).sum()), 1e-300):
+    whole = np.maximum((functionals**2).sum((0, 1, 2)), 1e-300)
+    for name, own, square in zip(names, scale[:-1], whole, strict=True):
+        if own**2 <= ALIAS * square:
             raise RequestError(f"multipliers: {name} does not vary within contexts: leave it out")
     correlation = (total / np.outer(scale, np.where(scale > 0, scale, 1)))[:-1, :-1]
     if np.linalg.eigvalsh(correlation)[0] < 1e-8:

@@ -17,7 +17,7 @@ from infodyn_interp import reducing, results
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import choose_layers
 from infodyn_interp.identify.nulls import TWINS, choose_nulls
-from infodyn_interp.measures import closing, depths, fidelity, leaps, maps
+from infodyn_interp.measures import choices, closing, depths, fidelity, leaps, maps
 from infodyn_interp.measures.fits import (
     FIT_TOKENS,
     Fitted,
@@ -33,9 +33,10 @@ from infodyn_interp.measures.stability import POTENTIALS
 from infodyn_interp.measures.updates import WALKED
 from infodyn_interp.models import Model
 from infodyn_interp.reducing.labels import label
-from infodyn_interp.sweeping import attributes_of, finished, folder_of
+from infodyn_interp.sweeping import attributes_of, finished, folder_of, rhythms
 from infodyn_interp.sweeping.plans import STUDY, Job, Plan, Shard
 from infodyn_interp.sweeping.reading import twin_of
+from infodyn_interp.sweeping.rhythms import foretell_choices
 from infodyn_interp.sweeping.settings import (
     LEAST_DOCUMENTS,
     Settings,
@@ -94,6 +95,16 @@ class Measure:
     within: bool = False
 
 
+def _action(reading: Reading, fitted: Fitted, asked: Asked) -> Found:
+    found, frozen = closing.measure_action(reading, fitted, asked.walked), asked.frozen
+    kept = None if frozen is None else frozen.of(asked.part, reading.seed)
+    told = None if kept is None else foretell_choices(reading, fitted, kept)
+    if found.details is None or told is None:
+        return found
+    told = told.reindex(layer=found.details["layer"].values)
+    return replace(found, details=found.details.merge(told, combine_attrs="override"))
+
+
 def _jumps(reading: Reading, _fitted: Fitted, asked: Asked) -> Found:
     frozen, trails = asked.frozen, None
     kept = None if frozen is None else frozen.of(asked.part, reading.seed)
@@ -111,9 +122,10 @@ MEASURES: dict[str, Measure] = {
         depths.QUANTITIES,
     ),
     "action": Measure(
-        lambda reading, fitted, _asked: closing.measure_action(reading, fitted),
+        _action,
         closing.QUANTITIES,
-        closing.UNITS,
+        closing.UNITS | choices.UNITS | rhythms.UNITS,
+        {name: name for name in (*choices.LIFTED, *rhythms.LIFTED)},
     ),
     "jumps": Measure(_jumps, leaps.QUANTITIES, leaps.UNITS, leaps.LIFTED, within=True),
     "maps": Measure(
@@ -440,7 +452,7 @@ def _label(
             for part, stages in files.items()
             if DETAILS in stages[name]
         }
-        groups[f"/{name}"] = groups[f"/{name}"].assign(_lift(details, MEASURES[name].lifted, settings.nulls))
+        groups[f"/{name}"] = groups[f"/{name}"].merge(_lift(details, MEASURES[name].lifted, settings.nulls))
         for part, one in details.items():
             groups[f"/{name}/{part.replace(STUDY, 'trained')}"] = one
     took = {
@@ -467,14 +479,20 @@ def _details(file: File, words: Mapping[str, tuple[str, str]]) -> xarray.Dataset
 
 def _lift(
     details: Mapping[str, xarray.Dataset], lifted: Mapping[str, str], nulls: Sequence[str]
-) -> dict[str, xarray.Variable]:
+) -> xarray.Dataset:
     """Details of the study and of each null along `null`; empty where a null has none."""
+    mine = details.get(STUDY, xarray.Dataset())
     out: dict[str, xarray.Variable] = {}
-    for name, here in lifted.items() if STUDY in details else ():
-        mine = details[STUDY][name].variable
-        nothing = np.full(mine.shape, "" if mine.dtype.kind in "UTO" else np.nan)
-        rows = [details[part][name].values if part in details else nothing for part in (STUDY, *nulls)]
-        out[here] = label(
-            ("null", *map(str, mine.dims)), np.stack(rows), mine.attrs["units"], mine.attrs["long_name"]
-        )
-    return out
+    for name, here in lifted.items():
+        if name not in mine:
+            continue
+        own = mine[name].variable
+        nothing = np.full(own.shape, "" if own.dtype.kind in "UTO" else np.nan)
+        rows = [
+            details[part][name].values if name in details.get(part, ()) else nothing
+            for part in (STUDY, *nulls)
+        ]
+        dims = ("null", *map(str, own.dims))
+        out[here] = label(dims, np.stack(rows), own.attrs["units"], own.attrs["long_name"])
+    used = {dim for variable in out.values() for dim in variable.dims}
+    return xarray.Dataset(out, {dim: mine[dim].values for dim in used if dim in mine.coords})

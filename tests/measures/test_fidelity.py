@@ -45,6 +45,10 @@ def test_the_logit_lens_says_at_the_last_layer_what_the_model_says(found):
     assert (kl.above[:, -1, 0] == 0).all()
     assert (kl.above > -1e-9).all()
     assert (kl.value[:-1] > 1e-3).all()
+    back = found["kl_back"]
+    assert (back.above[:, -1, 0] == 0).all()
+    assert (back.above > -1e-9).all()
+    assert (np.abs(back.value - kl.value)[:-1] > 1e-4).all()
 
 
 def test_the_affine_lens_at_the_last_layer_tends_to_the_identity_and_says_the_same_at_the_default(

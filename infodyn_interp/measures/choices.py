@@ -1,0 +1,154 @@
+"""What each of a model's own next tokens does to the three functionals, and what the model gives for it (seed 1.3.1).
+
+At a few fixed positions of a window the likeliest next tokens are appended one by one, the model reads each, and the
+functionals are taken of the step that this token makes: laws of motion come from other documents' paths.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+import torch
+import xarray
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from infodyn_interp.errors import RequestError
+from infodyn_interp.hooks import Layer, capture, read_out
+from infodyn_interp.measures.action import fit_drift
+from infodyn_interp.measures.fidelity import divergence
+from infodyn_interp.measures.fits import Fitted, Reading
+from infodyn_interp.measures.multipliers import LEAST_DOCUMENTS, fit_multipliers
+from infodyn_interp.measures.stability import Dynamics, quadratic_form
+from infodyn_interp.texts.windows import evenly_spaced
+
+CANDIDATES = 8  # likeliest next tokens
+CONTEXTS = 4  # fixed positions of a window
+FIRST = 8  # tokens before the first of them
+FUNCTIONALS = ("helpful", "harmless", "honest")
+UNITS = {
+    "multiplier": (
+        "nats/unit",
+        "log-probability that a unit of the functional is worth, the others held fixed",
+    ),
+    "standardised": ("nats", "the same for a deviation within contexts"),
+    "alone": ("nats/unit", "the same without the other functionals"),
+    "multiplier_r2": ("1", "share of log-probability within contexts that the functionals tell"),
+    "correlation": ("1", "of functionals within contexts"),
+    "inflation": ("1", "of a multiplier's variance by the other functionals: 1 where they are not collinear"),
+}
+LIFTED = ("multiplier", "multiplier_low", "multiplier_high", "standardised", "inflation", "multiplier_r2")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Functionals after each choice, at every layer that was read.
+
+    `helpful` is the Onsager-Machlup action of the step into the new state, nats; `harmless` the change of the quadratic
+    form in that step; `honest` the divergence from the output there to what the affine lens reads at the layer, nats.
+
+    Args:
+        log_probability: of each choice, nats.
+        functionals: by layer, in the order of `FUNCTIONALS`.
+    """
+
+    log_probability: Float[np.ndarray, "document context candidate"]
+    functionals: Float[np.ndarray, "layer document context candidate functional"]
+
+
+def weigh_choices(
+    reading: Reading, fitted: Fitted, paths: list[Float[np.ndarray, "document step component"]], walked: int
+) -> xarray.Dataset | None:
+    """Multipliers by layer; NaN in the last one and where a functional does not vary, None with under four documents.
+
+    Args:
+        reading, fitted: of the model.
+        paths: by layer, from `state_paths`.
+        walked: documents whose first windows are continued.
+    """
+    if min(walked, len(paths[0])) < LEAST_DOCUMENTS:
+        return None
+    choices = try_choices(reading, fitted, paths, walked)
+    found: list[xarray.Dataset | None] = []
+    for layer, functionals in zip(reading.layers, choices.functionals, strict=True):
+        if layer == reading.model.layers - 1:  # its lens is the output: nothing is left of the divergence
+            found.append(None)
+            continue
+        try:
+            found.append(fit_multipliers(choices.log_probability, functionals, FUNCTIONALS))
+        except RequestError:
+            found.append(None)
+    like = next((one for one in found if one is not None), None)
+    if like is None:
+        return None
+    nothing = xarray.full_like(like, np.nan)
+    return xarray.concat([nothing if one is None else one for one in found], "layer").rename(
+        r2="multiplier_r2"
+    )
+
+
+def try_choices(
+    reading: Reading, fitted: Fitted, paths: list[Float[np.ndarray, "document step component"]], walked: int
+) -> Choices:
+    """Append each candidate and read what it does; arguments as of `weigh_choices`."""
+    window, read = reading.texts.window, read_out(reading.model)
+    places = FIRST + evenly_spaced(window - 1 - FIRST, CONTEXTS)
+    logs, values = [], []
+    for document, batch in enumerate(reading.first_windows(min(walked, len(paths[0])), 1)):
+        logits = capture(
+            reading.model,
+            batch,
+            lambda _layer: None,
+            layers=(0,),
+            checked=reading.checked,
+            logits_to_keep=window,
+        )[0, places]
+        top = logits.double().log_softmax(-1).topk(CANDIDATES)
+        logs.append(top.values.cpu().numpy())
+        laws = [
+            (fit_drift(others), Dynamics.fit(others))
+            for others in (np.delete(one, document, 0) for one in paths)
+        ]
+        rows = np.empty((len(paths), len(places), CANDIDATES, len(FUNCTIONALS)))
+        for context, place in enumerate(places):
+            before = batch.tokens[:, : place + 1].expand(CANDIDATES, -1)
+            tokens = torch.cat([before, top.indices[context, :, None].to(before)], 1)
+            steps, apart = _read_step(reading, fitted, tokens, read)
+            for at, ((drift, dynamics), step) in enumerate(zip(laws, steps, strict=True)):
+                rows[at, context, :, 0] = drift.action(step)
+                rows[at, context, :, 1] = np.diff(quadratic_form(step, dynamics))[:, 0]
+                rows[at, context, :, 2] = apart[at]
+        values.append(rows)
+    return Choices(np.stack(logs), np.stack(values, 1))
+
+
+def _read_step(
+    reading: Reading, fitted: Fitted, tokens: Int[Tensor, "candidate key"], read: Callable[[Tensor], Tensor]
+) -> tuple[Float[np.ndarray, "layer candidate two component"], Float[np.ndarray, "layer candidate"]]:
+    """States of the last two tokens by layer, and the divergence of the last one's output from each layer's lens."""
+    checked = replace(reading.checked, window=tokens.shape[1])
+    streams: dict[int, Tensor] = {}
+
+    def visit(layer: Layer) -> None:
+        streams[layer.index] = cast(Tensor, layer.residual_out)[:, -2:].clone()
+
+    capture(
+        reading.model,
+        tokens,
+        visit,
+        wants=("residual_out",),
+        layers=reading.visited,
+        checked=checked,
+        logits_to_keep=None,
+    )
+    steps, apart = [], []
+    with torch.inference_mode():
+        says = read(streams[reading.model.layers - 1][:, -1:]).double().log_softmax(-1)
+        for layer in reading.layers:
+            maps = fitted.maps[layer]
+            heard = read(maps.lens(streams[layer][:, -1:])).double().log_softmax(-1)
+            apart.append(divergence(says.exp(), says, heard)[:, 0].cpu().numpy())
+            away = streams[layer].double().cpu() - maps.mean.double()
+            steps.append((away @ maps.components.double()).numpy())
+    return np.stack(steps), np.stack(apart)
