@@ -13,7 +13,7 @@ from infodyn_interp.figures.example import landscape
 from infodyn_interp.figures.intervals import gain, reference_fit
 from infodyn_interp.figures.judgements import verdict_map
 from infodyn_interp.figures.ladders import carry_ladder
-from infodyn_interp.figures.laws import action_ranks, jump_raster, threshold_curve
+from infodyn_interp.figures.laws import action_ranks, jump_raster, of_layer, threshold_curve
 from infodyn_interp.figures.limits import detection_limits
 from infodyn_interp.figures.magnitudes import carry_over
 from infodyn_interp.figures.maps import energy_map, track_grid
@@ -48,6 +48,7 @@ __all__ = [
     "jump_raster",
     "landscape",
     "map_curves",
+    "of_layer",
     "reference_fit",
     "removal",
     "rho_profile",
