@@ -247,10 +247,10 @@ def test_every_group_that_the_page_does_not_know_has_a_section(core: xarray.Data
     more = core.copy()
     jumps = {"size": variable(("layer", "step"), np.arange(400.0).reshape(2, 200), "nats", "size of a jump")}
     jumps["found"] = variable((), 3, "1", "number of jumps")
-    more["jumps"] = xarray.DataTree(xarray.Dataset(jumps))
+    more["leaps"] = xarray.DataTree(xarray.Dataset(jumps))
     page = idi.write_report(more, tmp_path).read_text()
-    section = page[page.index('id="group-jumps"') :].partition("</section>")[0]
-    assert "<h2>Jumps</h2>" in section
+    section = page[page.index('id="group-leaps"') :].partition("</section>")[0]
+    assert "<h2>Leaps</h2>" in section
     assert '<th scope="col">size (nats)</th>' in section
     assert "340 more rows" in section
     assert "<td>3</td>" in section
