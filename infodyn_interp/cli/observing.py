@@ -45,6 +45,14 @@ def observe(
         typer.Option("--sweep-alpha", help="Also other values of alpha, beside bands without structure."),
     ] = False,
     nulls: Annotated[str, typer.Option(help="untrained, or none.")] = "untrained",
+    instantiation: Annotated[
+        bool,
+        typer.Option(
+            "--instantiation/--no-instantiation",
+            help="Also trials with no prompt and in the chat template: how freely do states differ?",
+        ),
+    ] = False,
+    instantiation_tokens: Annotated[int, typer.Option(help="Of each of those trials.")] = 16,
     micro_batch: Annotated[int, typer.Option(help="Replies in one forward.")] = 4,
     dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
@@ -103,6 +111,8 @@ def observe(
                 embedder=embedder,
                 alphas=alphas,
                 nulls=() if nulls == "none" else [name.strip() for name in nulls.split(",")],
+                instantiation=instantiation,
+                instantiation_tokens=instantiation_tokens,
                 micro_batch=micro_batch,
                 threads=threads,
                 progress=report,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xarray
@@ -12,8 +13,9 @@ from infodyn_interp.observe.embedding import unembed
 from infodyn_interp.observe.equilibrium import UNITS, track_equilibrium
 from infodyn_interp.observe.sampling import NOTHING
 from infodyn_interp.observe.steps import Steps, atoms_of_tokens, parse_step
+from infodyn_interp.observing.instances import compare
 from infodyn_interp.observing.settings import Outside, Trials
-from infodyn_interp.observing.statistics import by_condition, by_inside
+from infodyn_interp.observing.statistics import by_condition, by_inside, put
 from infodyn_interp.sweeping.plans import STUDY
 
 REPLY = ("temperature", "prompt", "trial")
@@ -47,6 +49,8 @@ class Read:
     entropy: Float[np.ndarray, "temperature trial token"]
     series: dict[str, Float[np.ndarray, "layer temperature trial token"]]
     layers: Int[np.ndarray, " layer"]
+    trials: dict[str, Int[np.ndarray, "temperature trial begun"]]
+    freedom: dict[str, Float[np.ndarray, "temperature layer statistic"]]
 
 
 def label_output(study: Trials, read: Mapping[str, Sequence[Read]]) -> dict[str, xarray.Dataset]:
@@ -104,7 +108,21 @@ def label_output(study: Trials, read: Mapping[str, Sequence[Read]]) -> dict[str,
     names = [name for name in CONTROLS if name != "position"]
     beside = by_condition(out, points, PROXIES, alphas=study.outside.alphas, seed=study.drawing.seed)
     beside |= by_inside(out, PROXIES, list(own[0].series), names, study.nulls, study.drawing.seed)
+    if study.instances is not None:
+        put(beside, out, "instantiation", partial(_instantiation, study, read))
     return placed(out, beside)
+
+
+def _instantiation(study: Trials, read: Mapping[str, Sequence[Read]]) -> xarray.Dataset:
+    own = read[STUDY]
+    return compare(
+        {name: [one.trials[name] for one in own] for name in own[0].trials},
+        {
+            stage: {name: [one.freedom[name] for one in some] for name in own[0].freedom}
+            for stage, some in read.items()
+        },
+        {"temperature": list(study.drawing.temperatures), "layer": own[0].layers},
+    )
 
 
 def placed(out: xarray.Dataset, beside: Mapping[str, xarray.Dataset]) -> dict[str, xarray.Dataset]:

@@ -36,7 +36,7 @@ def by_condition(
         grid = sorted({*ALPHAS, out.attrs["alpha"]})
         asked["smoothing"] = partial(sweep_alpha, x, grid, generator=np.random.default_rng(seed))
     for name, made in asked.items():
-        _put(groups, out, name, made)
+        put(groups, out, name, made)
     return groups
 
 
@@ -70,14 +70,15 @@ def by_inside(
         )
 
     if len(parts) > 1:
-        _put(groups, out, "projection", projected)
-    _put(groups, out, "coupling", coupled)
+        put(groups, out, "projection", projected)
+    put(groups, out, "coupling", coupled)
     return groups
 
 
-def _put(
+def put(
     groups: dict[str, xarray.Dataset], out: xarray.Dataset, name: str, made: Callable[[], xarray.Dataset]
 ) -> None:
+    """A group where it can be had; else an attribute of `out` says why not."""
     try:
         groups[name] = made()
     except RequestError as reason:

@@ -34,6 +34,7 @@ def describe_output(result: xarray.DataTree) -> str:
         " tension persist, and tie with speed, where nothing else does."
     )
     lines += _about_conditions(result)
+    lines += _about_instantiation(result)
     if has_model:
         lines += _about_inside(result, run)
     return "\n".join(lines)
@@ -59,6 +60,47 @@ def _about_conditions(result: xarray.DataTree) -> list[str]:
             said = [f"{said[0]} at {found['temperature'].values[0]:g}", *apart]
         lines.append(f"  {name}: {', '.join(said)} {unit}".rstrip() + ".")
     return lines
+
+
+BEFORE = {
+    "none": "after nothing",
+    "prompt": "after the prompt alone",
+    "chat": "after the prompt in its chat template",
+}
+
+
+def _about_instantiation(result: xarray.DataTree) -> list[str]:
+    """How freely trials differ by what stands before them, in the middle layer."""
+    if reason := result["output"].attrs.get("no_instantiation"):
+        return [f"Prior and instantiation are not compared: {reason}."]
+    if "instantiation" not in result["output"].children:
+        return []
+    found = result["output/instantiation"].to_dataset().isel(temperature=0)
+    middle = int(found["layer"].values[found.sizes["layer"] // 2])
+    found = found.sel(layer=middle)
+    own = found.sel(weights="trained")
+    lines = [
+        f"Prior and instantiation: first {found.attrs['tokens']} tokens of trials, layer {middle}, temperature"
+        f" {float(found['temperature']):g}, {found.sizes['prompt']} prompts (95 % interval). States of trials differ in:"
+    ]
+    base = own["condition"].values[0]
+    for name in own["condition"].values:
+        of = own.sel(condition=name)
+        directions, step = (of.sel(statistic=one) for one in ("participation_ratio", "step_size"))
+        said = f"  {BEFORE[name]}: {_interval(directions, 'value')} directions, steps of {_interval(step, 'value')}"
+        if name != base:
+            more = own.sel(instance=name, statistic="participation_ratio")
+            said += f"; {_interval(more, 'difference')} directions more than {BEFORE[base]}"
+        if "untrained" in found["weights"]:
+            twin = found.sel(weights="untrained", condition=name, statistic="participation_ratio")
+            said += f"; {_interval(twin, 'value')} in the untrained twin, which reads the same tokens"
+        lines.append(said + ".")
+    return lines
+
+
+def _interval(of: xarray.Dataset, name: str) -> str:
+    value, low, high = (float(of[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _about_inside(result: xarray.DataTree, run: dict[str, object]) -> list[str]:
