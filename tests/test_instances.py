@@ -15,8 +15,8 @@ from infodyn_interp.models import open_model, untrained_twin
 from infodyn_interp.observe import compare_instantiations, contrast
 from infodyn_interp.observe.prompts import Prompt
 from infodyn_interp.observe.sampling import Drawing, draw
+from infodyn_interp.observe.words import describe_output
 from infodyn_interp.observing import trace
-from infodyn_interp.observing.words import describe_output
 
 PROMPTS = ["The train left the station at nine", "In the old house the clock kept its own time", "Why?"]
 ASKED = {"trials": 5, "tokens": 10, "seed": 2, "instantiation": True, "instantiation_tokens": 6}
@@ -94,7 +94,7 @@ def test_it_is_told_in_words(seen):
     assert "Prior and instantiation: first 6 tokens of trials" in said
     assert "after nothing:" in said
     assert "after the prompt in its chat template:" in said
-    assert "directions more than after nothing" in said
+    assert "more than after nothing" in said
     assert "in the untrained twin, which reads the same tokens" in said
 
 

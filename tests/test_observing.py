@@ -21,6 +21,7 @@ from infodyn_interp.observe.prompts import Prompt
 from infodyn_interp.observe.sampling import NOTHING, Drawing, Replies, draw
 from infodyn_interp.observing import inside as reading
 from infodyn_interp.observing import trace, trace_texts
+from infodyn_interp.report import write_report
 from infodyn_interp.sweeping.keeping import FOLDER, Kept
 from infodyn_interp.texts import read_pieces
 
@@ -347,7 +348,11 @@ def test_what_was_observed_is_drawn(model, tmp_path):
     result = trace(model, PROMPTS, temperature=(0.7, 1.0), alphas=True, nulls=(), **SMALL | {"tokens": 16})
     written = save_all(result, tmp_path, format="png")
     names = {path.stem for path in written}
-    assert {"temperature_ladder", "alpha_sweep"} <= names
+    assert {"trajectory", "temperature_ladder", "alpha_sweep"} <= names
     assert ("coupling_map_0.7" in names) == ("coupling" in result.children)
     assert "no_projection" not in result["output"].attrs
     assert all(path.stat().st_size > 0 for path in written)
+    page = write_report(result, tmp_path).read_text()
+    assert all(f"Figure: {name.replace('_', ' ')}" in page for name in names)
+    assert "half-life 6.6 steps" in page
+    assert "Table: output/conditions by" in page

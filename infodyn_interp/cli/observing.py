@@ -127,7 +127,7 @@ def show_observed(result: "xarray.DataTree", *, as_json: bool = False, rows: int
     import json
 
     from infodyn_interp import results
-    from infodyn_interp.observing.words import describe_output
+    from infodyn_interp.observe.words import describe_output
 
     frame = (
         results.table(result, "coupling").sort_values("q", ignore_index=True)

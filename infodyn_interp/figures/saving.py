@@ -25,6 +25,7 @@ from infodyn_interp.figures.removals import ablation
 from infodyn_interp.figures.selection import choose_heads, find_group, most_gain
 from infodyn_interp.figures.smoothings import alpha_sweep
 from infodyn_interp.figures.temperatures import temperature_ladder
+from infodyn_interp.figures.trajectories import trajectory
 from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.results import Heads
 
@@ -113,8 +114,13 @@ def save_all(
 
 
 def _observed(result: xarray.DataTree, width: str) -> dict[str, Plate]:
-    """Figures of the output side: a map of couplings at each temperature, their ladder, the sweep over alpha."""
+    """Figures of the output side: the longest reply, couplings by temperature, their ladder, the sweep over alpha."""
     plates: dict[str, Plate] = {}
+    if "output" in result.children and "x_plane" in result["output"].data_vars:
+        out = result["output"].to_dataset()
+        steps = out["tension"].notnull().sum("step")
+        place = np.unravel_index(int(steps.values.argmax()), steps.shape)
+        plates["trajectory"] = trajectory(out.isel(dict(zip(steps.dims, place, strict=True))), width=width)
     if "coupling" in result.children:
         coupled = result["coupling"].to_dataset()
         for place, heat in enumerate(coupled["temperature"].values):

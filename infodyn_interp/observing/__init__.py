@@ -35,6 +35,7 @@ from infodyn_interp.observing.instances import TOKENS as INSTANTIATION_TOKENS
 from infodyn_interp.observing.labels import Read, label_output, label_texts
 from infodyn_interp.observing.settings import NULLS, STEP, Outside, Trials, settle
 from infodyn_interp.run import digest_of
+from infodyn_interp.sweeping import PACKAGES
 from infodyn_interp.sweeping.plans import STUDY, Shard, Task
 from infodyn_interp.sweeping.settings import peak_mib, torch_threads
 from infodyn_interp.sweeping.shards import File, Header, write_file
@@ -95,7 +96,8 @@ def trace(
 
     Returns:
         Groups `output` (proxies, internal series and controls of every step) with `conditions`, `projection`,
-        `smoothing` and `instantiation` below it, and `coupling`; where one cannot be had, an attribute `no_` with its name says why.
+        `smoothing` and `instantiation` below it, and `coupling`; where one cannot be had, an attribute `no_` with its
+        name says why.
 
     Raises:
         RequestError: before anything is written, as `observe.sample`; an `inside` of other weights, an `alpha` or
@@ -142,8 +144,10 @@ def trace(
         groups["/"] = xarray.Dataset(
             attrs={
                 "package_version": version,
+                "dependency_versions": _versions(),
                 "model": model.name,
                 "model_digest": model.digest,
+                "model_revision": model.revision or "",
                 "run": json.dumps(study.run),
                 "run_digest": digest_of(study.run),
                 "seed": seed,
@@ -208,6 +212,7 @@ def trace_texts(
     told["/"] = xarray.Dataset(
         attrs={
             "package_version": importlib.metadata.version("infodyn-interp"),
+            "dependency_versions": _versions(),
             "run": json.dumps(run),
             "run_digest": digest_of(run),
             "embedder": outside.name,
@@ -217,6 +222,10 @@ def trace_texts(
     if out is not None:
         results.save(result, out)
     return result
+
+
+def _versions() -> str:
+    return json.dumps({name: importlib.metadata.version(name) for name in PACKAGES})
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Prior against instantiation beside the replies: trials after nothing, after the prompt alone, and in a chat template.
 
-States are read by one clean pass and reduced where they are: of each prompt the freedom of its trials is kept, no state.
+States are read by one clean pass and reduced where they are: the freedom of a prompt's trials is kept, and no state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,8 @@ class Instances:
         """
         if not 2 <= tokens <= drawing.tokens:
             raise RequestError(
-                f"instantiation_tokens: {tokens} asked; take 2 or more, and no more than the {drawing.tokens} of a reply"
+                f"instantiation_tokens: {tokens} asked; take 2 or more, and no more than the {drawing.tokens} of a"
+                " reply"
             )
         if drawing.trials < LEAST_TRIALS or len(prompts) < 2:
             raise RequestError(

@@ -81,16 +81,17 @@ def _about_instantiation(result: xarray.DataTree) -> list[str]:
     own = found.sel(weights="trained")
     lines = [
         f"Prior and instantiation: first {found.attrs['tokens']} tokens of trials, layer {middle}, temperature"
-        f" {float(found['temperature']):g}, {found.sizes['prompt']} prompts (95 % interval). States of trials differ in:"
+        f" {float(found['temperature']):g}, {found.sizes['prompt']} prompts (95 % interval). States of trials differ"
+        " in so many directions:"
     ]
     base = own["condition"].values[0]
     for name in own["condition"].values:
         of = own.sel(condition=name)
         directions, step = (of.sel(statistic=one) for one in ("participation_ratio", "step_size"))
-        said = f"  {BEFORE[name]}: {_interval(directions, 'value')} directions, steps of {_interval(step, 'value')}"
+        said = f"  {BEFORE[name]}: {_interval(directions, 'value')}, with steps of {_interval(step, 'value')}"
         if name != base:
             more = own.sel(instance=name, statistic="participation_ratio")
-            said += f"; {_interval(more, 'difference')} directions more than {BEFORE[base]}"
+            said += f"; {_interval(more, 'difference')} more than {BEFORE[base]}"
         if "untrained" in found["weights"]:
             twin = found.sel(weights="untrained", condition=name, statistic="participation_ratio")
             said += f"; {_interval(twin, 'value')} in the untrained twin, which reads the same tokens"
