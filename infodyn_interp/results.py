@@ -89,6 +89,9 @@ COORDINATES = {
     "reference": ("1", "replies without structure"),
     "other": ("1", "temperature that is compared with the first"),
     "proxy": ("1", "what is read off the embedded reply"),
+    "condition": ("1", "what stands before a trial: nothing, the prompt, or its chat template"),
+    "instance": ("1", "condition that is compared with the first"),
+    "weights": ("1", "who reads the trials: the trained model, or a twin"),
 }
 
 Heads = str | Sequence[str] | None

@@ -9,7 +9,7 @@ import pytest
 import torch
 import xarray
 
-from infodyn_interp import RequestError
+from infodyn_interp import RequestError, results
 from infodyn_interp.hooks import capture
 from infodyn_interp.models import open_model, untrained_twin
 from infodyn_interp.observe import compare_instantiations, contrast
@@ -89,8 +89,9 @@ def test_the_replies_are_those_of_a_study_without_it(model, seen):
     )
 
 
-def test_it_is_told_in_words(seen):
-    said = describe_output(seen)
+def test_it_is_kept_and_told_in_words(seen, tmp_path):
+    results.save(seen, tmp_path)
+    said = describe_output(results.open_result(tmp_path))
     assert "Prior and instantiation: first 6 tokens of trials" in said
     assert "after nothing:" in said
     assert "after the prompt in its chat template:" in said

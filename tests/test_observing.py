@@ -356,3 +356,18 @@ def test_what_was_observed_is_drawn(model, tmp_path):
     assert all(f"Figure: {name.replace('_', ' ')}" in page for name in names)
     assert "half-life 6.6 steps" in page
     assert "Table: output/conditions by" in page
+
+
+def test_a_short_reply_keeps_no_other_from_its_statistics():
+    given = {"Why?": ["One two three.", "It rains and pours, I say.", "Because it is late, and dark."]}
+    given["When?"] = ["Now then.", "At nine, or so I think.", "Never again in this house, said he."]
+    result = trace_texts(given, letters)
+    output, found = result["output"], result["output/conditions"]
+    turns = output["curvature"].notnull().sum("step").values.reshape(-1)
+    assert sorted(turns)[:2] == [0, 1]
+    by_trial = found["by_trial"].sel(statistic="mean").squeeze("temperature")
+    np.testing.assert_allclose(
+        by_trial.sel(proxy="tension"), output["tension"].mean("step").squeeze("temperature")
+    )
+    assert int(by_trial.sel(proxy="curvature").isnull().sum()) == 2
+    assert found["value"].sel(statistic="mean").notnull().all()

@@ -30,7 +30,9 @@ def by_condition(
     Where one cannot be had, an attribute of `out` says why.
     """
     groups: dict[str, xarray.Dataset] = {}
-    asked: dict[str, Callable[[], xarray.Dataset]] = {"conditions": partial(_conditions, out[list(proxies)])}
+    asked: dict[str, Callable[[], xarray.Dataset]] = {
+        "conditions": partial(_conditions, _moving(out[list(proxies)]))
+    }
     if alphas:
         x = xarray.DataArray(points, dims=("temperature", "prompt", "trial", "step", "direction"))
         grid = sorted({*ALPHAS, out.attrs["alpha"]})
@@ -52,20 +54,23 @@ def by_inside(
     groups: dict[str, xarray.Dataset] = {}
     parts = [name for name in PARTS if name in series]
     twins = [
-        out[[f"{name}_{null}" for name in series]].rename({f"{name}_{null}": name for name in series})
+        _moving(
+            out[[f"{name}_{null}" for name in series]].rename({f"{name}_{null}": name for name in series})
+        )
         for null in nulls
     ]
 
     def projected() -> xarray.Dataset:
-        return _each(lambda seen, inside: project(seen, inside), out[list(proxies)], out[parts])
+        return _each(
+            lambda seen, inside: project(seen, inside),
+            *(_moving(out[names]) for names in (list(proxies), parts)),
+        )
 
     def coupled() -> xarray.Dataset:
         generator = np.random.default_rng(seed)
         return _each(
             partial(couple, generator=generator),
-            out[list(proxies)],
-            out[list(series)],
-            out[list(controls)],
+            *(_moving(out[list(names)]) for names in (proxies, series, controls)),
             *twins,
         )
 
@@ -73,6 +78,11 @@ def by_inside(
         put(groups, out, "projection", projected)
     put(groups, out, "coupling", coupled)
     return groups
+
+
+def _moving(seen: xarray.Dataset) -> xarray.Dataset:
+    """Series without the replies that have one value of them alone: a reply of three steps turns once."""
+    return seen.map(lambda one: one.where(one.notnull().sum("step") > 1))
 
 
 def put(
