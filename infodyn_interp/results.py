@@ -84,7 +84,11 @@ COORDINATES = {
     "temperature": ("1", "temperature that replies were drawn at"),
     "prompt_text": ("text", "prompt"),
     "series": ("1", "internal series"),
-    "statistic": ("1", "statistic of a proxy"),
+    "statistic": (
+        "1",
+        "mean in units of the proxy, trend per step, autocorrelation without unit; participation ratio in directions,"
+        " step size in units of the states",
+    ),
     "alpha": ("1", "share of the deviation that the equilibrium takes up at each step"),
     "reference": ("1", "replies without structure"),
     "other": ("1", "temperature that is compared with the first"),

@@ -95,7 +95,7 @@ def test_it_is_kept_and_told_in_words(seen, tmp_path):
     assert "Prior and instantiation: first 6 tokens of trials" in said
     assert "after nothing:" in said
     assert "after the prompt in its chat template:" in said
-    assert "more than after nothing" in said
+    assert "against what comes after nothing" in said
     assert "in the untrained twin, which reads the same tokens" in said
 
 

@@ -144,7 +144,11 @@ BAD = {
     "an unknown null": (None, ["--nulls", "shuffled"], "nulls: 'shuffled' is not one of untrained, none"),
     "a template that is not there": (None, ["--chat"], "the model's tokenizer has no chat template"),
     "no sweep inside": (None, ["--inside", "nowhere"], "nowhere: no result.nc there"),
-    "too few trials to compare instances": (None, ["--trials", "3", "--instantiation", "--instantiation-tokens", "4"], "4 trials or more"),
+    "too few trials to compare instances": (
+        None,
+        ["--trials", "3", "--instantiation", "--instantiation-tokens", "4"],
+        "4 trials or more",
+    ),
 }
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import xarray
 
 ROWS = 20
+CLEAREST = ("q", "q_without", "p", "p_without")  # by these the table is sorted, smallest first
 
 
 def observe(
@@ -61,6 +62,7 @@ def observe(
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
     ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch's own number by default.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Rows of couplings to print, 0 for all.")] = ROWS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Draw replies, follow them outside and inside, and say what of the inside shows."""
@@ -117,7 +119,7 @@ def observe(
                 threads=threads,
                 progress=report,
             )
-    show_observed(result, as_json=as_json)
+    show_observed(result, as_json=as_json, rows=rows)
     if not as_json:
         show_path("result", out / "result.nc")
 
@@ -129,11 +131,9 @@ def show_observed(result: "xarray.DataTree", *, as_json: bool = False, rows: int
     from infodyn_interp import results
     from infodyn_interp.observe.words import describe_output
 
-    frame = (
-        results.table(result, "coupling").sort_values("q", ignore_index=True)
-        if "coupling" in result
-        else None
-    )
+    frame = None
+    if "coupling" in result:
+        frame = results.table(result, "coupling").sort_values([*CLEAREST], ignore_index=True)
     if as_json:
         told = [] if frame is None else json.loads(frame.to_json(orient="records", double_precision=15))
         show_json(told)

@@ -55,9 +55,10 @@ def trajectory(seen: xarray.Dataset, start: int = 0, width: str = "page") -> Pla
     place_legend(plate, below)
     plate.caption = (
         f"Trajectory of one reply{_whose(seen)}: steps {shown[0] + 1} to {shown[-1] + 1} of {steps}. Above: tension, "
-        "the distance of each step's embedding x from the floating equilibrium point x̄ (no unit), over the text. The "
-        f"equilibrium is an exponential moving average with α = {seen.attrs['alpha']:g}: half of a deviation is taken "
-        f"up in {seen.attrs['half_life']:.2g} steps. The kinetic energy is half the squared tension: one degree of "
+        "the distance of each step's embedding x from the floating equilibrium point x̄ (no unit), over the text; it "
+        "begins at 0, where x̄ begins at x. The equilibrium is an exponential moving average with "
+        f"α = {seen.attrs['alpha']:g}: half of a deviation is taken up in {seen.attrs['half_life']:.2g} steps. The "
+        "kinetic energy is half the squared tension: one degree of "
         "freedom, not drawn twice. Below: x (points, joined in order) and x̄ (line) in the two directions in which "
         f"embeddings vary most, {float(seen['plane_share'].sum()):.2g} of their variance (share). One reply, so no "
         "intervals; a tension that rises and falls is what smoothing makes of noise too: see the sweep over α."

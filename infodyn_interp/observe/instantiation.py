@@ -15,7 +15,7 @@ from infodyn_interp.observe.ragged import Series, read_series, require_trials
 
 LEAST_TRIALS = 4  # two pairs of trials that share none
 STATISTICS = ("participation_ratio", "step_size")
-UNITS = "directions (participation_ratio), of the states (step_size)"
+UNITS = "by statistic"  # directions, of the states
 
 
 def compare_instantiations(states: Series) -> xarray.Dataset:

@@ -22,7 +22,7 @@ def describe_output(result: xarray.DataTree) -> str:
     else:
         lines.append(f"{int(known.sum())} replies to {out.sizes['prompt']} prompts, without a model.")
     if short := int((~known).sum()) if has_model else 0:
-        lines.append(f"{short} replies have fewer than two steps and no motion: they are left out.")
+        lines.append(f"Replies of fewer than two steps have no motion and are left out: {short}.")
     lines.append(
         f"Steps: {run['step']}. Embedder: {about['embedder']}. Floating equilibrium: alpha {run['alpha']:g}, half-life"
         f" {out.attrs['half_life']:.1f} steps."
@@ -54,10 +54,8 @@ def _about_conditions(result: xarray.DataTree) -> list[str]:
         if "difference" in of:
             value, low, high = (of[f"difference{end}"].values for end in ("", "_low", "_high"))
             heats = zip(of["other"].values, value, low, high, strict=True)
-            apart = [
-                f"at {heat:g} more by {one:.3g} [{less:.3g}, {more:.3g}]" for heat, one, less, more in heats
-            ]
-            said = [f"{said[0]} at {found['temperature'].values[0]:g}", *apart]
+            apart = [f"{one:+.3g} [{less:.3g}, {more:.3g}] at {heat:g}" for heat, one, less, more in heats]
+            said = [f"{said[0]} at temperature {found['temperature'].values[0]:g}", *apart]
         lines.append(f"  {name}: {', '.join(said)} {unit}".rstrip() + ".")
     return lines
 
@@ -91,7 +89,7 @@ def _about_instantiation(result: xarray.DataTree) -> list[str]:
         said = f"  {BEFORE[name]}: {_interval(directions, 'value')}, with steps of {_interval(step, 'value')}"
         if name != base:
             more = own.sel(instance=name, statistic="participation_ratio")
-            said += f"; {_interval(more, 'difference')} more than {BEFORE[base]}"
+            said += f"; {_interval(more, 'difference', '+')} against what comes {BEFORE[base]}"
         if "untrained" in found["weights"]:
             twin = found.sel(weights="untrained", condition=name, statistic="participation_ratio")
             said += f"; {_interval(twin, 'value')} in the untrained twin, which reads the same tokens"
@@ -99,9 +97,9 @@ def _about_instantiation(result: xarray.DataTree) -> list[str]:
     return lines
 
 
-def _interval(of: xarray.Dataset, name: str) -> str:
+def _interval(of: xarray.Dataset, name: str, sign: str = "") -> str:
     value, low, high = (float(of[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    return f"{value:.3g} [{low:.3g}, {high:.3g}]"
+    return f"{value:{sign}.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _about_inside(result: xarray.DataTree, run: dict[str, object]) -> list[str]:
@@ -119,5 +117,16 @@ def _about_inside(result: xarray.DataTree, run: dict[str, object]) -> list[str]:
     return [
         *lines,
         f"What of the inside shows, of {coupling['verdict'].size} cells (layer, series, proxy): {said}.",
+        _seen_at_least(coupling),
         str(coupling.attrs["caveat"]),
     ]
+
+
+def _seen_at_least(coupling: xarray.Dataset) -> str:
+    """What size of coupling these replies could have shown."""
+    limit = coupling["limit"].values[coupling["limit"].notnull().values]
+    finite = limit[np.isfinite(limit)]
+    if not finite.size:
+        return "No coupling of any size could have been seen in so few replies: take more prompts, trials or tokens."
+    none = f" (none at all in {limit.size - finite.size} cells)" if finite.size < limit.size else ""
+    return f"A coupling of |r| = {np.median(finite):.2g} would have been seen in half the cases{none}."
