@@ -7,7 +7,9 @@ import typer
 
 from infodyn_interp.cli.printing import show_json, show_lines, show_path, show_table
 from infodyn_interp.cli.requests import require_writable
+from infodyn_interp.cli.studies import taken
 from infodyn_interp.errors import RequestError
+from infodyn_interp.run import Observe, Run
 
 if TYPE_CHECKING:
     import xarray
@@ -50,7 +52,7 @@ def observe(
         bool,
         typer.Option(
             "--instantiation/--no-instantiation",
-            help="Also trials with no prompt and in the chat template: how freely do states differ?",
+            help="Also compare how freely trials differ with no prompt and in the chat template.",
         ),
     ] = False,
     instantiation_tokens: Annotated[int, typer.Option(help="Of each of those trials.")] = 16,
@@ -121,6 +123,55 @@ def observe(
             )
     show_observed(result, as_json=as_json, rows=rows)
     if not as_json:
+        show_path("result", out / "result.nc")
+
+
+def require_replies(run: Run, asked: Observe) -> None:
+    """Refuse, before the sweep, what could not be observed after it.
+
+    Raises:
+        RequestError: prompts that cannot be read, numbers out of range, an embedder that cannot be used, a reply longer
+            than a window of the sweep, or an `out` that cannot be written.
+    """
+    from infodyn_interp.observe.prompts import read_prompts
+    from infodyn_interp.observe.sampling import Drawing
+    from infodyn_interp.observing.settings import Outside
+
+    if not asked.prompts.exists():
+        raise RequestError(f"observe.prompts: {asked.prompts} is not there")
+    read_prompts(asked.prompts, asked.field)
+    Drawing(asked.trials, asked.tokens, asked.temperature, asked.top_p, asked.seed)
+    Outside.of(asked.alpha, asked.step, asked.embedder)
+    if asked.tokens >= run.window:
+        raise RequestError(
+            f"observe.tokens: {asked.tokens} of a reply, where a window of the sweep holds {run.window} with its"
+            " prompt; give fewer, or a larger window"
+        )
+    require_writable(asked.place(run.out))
+
+
+def observe_after(run: Run, asked: Observe, *, as_json: bool) -> None:
+    """Observe replies by a finished sweep, save and print; as JSON the sweep's table is all that is printed."""
+    from infodyn_interp import models, observing
+    from infodyn_interp.cli.progress import Report
+
+    out = asked.place(run.out)
+    told = asked.model_dump(exclude={"out", "sweep_alpha"})
+    opened = models.open_model(run.model, **taken(models.open_model, run))
+    with Report() as report:
+        result = observing.trace(
+            opened,
+            **told,
+            alphas=asked.sweep_alpha,
+            inside=run.out,
+            out=out,
+            nulls=[name for name in observing.NULLS if name in run.nulls],
+            threads=run.threads,
+            progress=report,
+        )
+    if not as_json:
+        show_lines("")
+        show_observed(result)
         show_path("result", out / "result.nc")
 
 

@@ -119,8 +119,9 @@ def _observed(result: xarray.DataTree, width: str) -> dict[str, Plate]:
     if "output" in result.children and "x_plane" in result["output"].data_vars:
         out = result["output"].to_dataset()
         steps = out["tension"].notnull().sum("step")
-        place = np.unravel_index(int(steps.values.argmax()), steps.shape)
-        plates["trajectory"] = trajectory(out.isel(dict(zip(steps.dims, place, strict=True))), width=width)
+        longest = np.unravel_index(int(steps.values.argmax()), steps.shape)
+        reply = dict(zip(steps.dims, map(int, longest), strict=True))
+        plates["trajectory"] = trajectory(out.isel(reply), width=width)
     if "coupling" in result.children:
         coupled = result["coupling"].to_dataset()
         for place, heat in enumerate(coupled["temperature"].values):

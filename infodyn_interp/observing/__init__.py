@@ -42,7 +42,7 @@ from infodyn_interp.sweeping.shards import File, Header, write_file
 from infodyn_interp.sweeping.watching import Progress, Watch, held
 from infodyn_interp.texts import read_pieces
 
-__all__ = ["trace", "trace_texts"]
+__all__ = ["NULLS", "trace", "trace_texts"]
 
 SHARDS = "replies"  # folder of the shards
 ARRAYS = ("token", "log_probability", "ended", "seed")

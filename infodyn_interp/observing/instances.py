@@ -5,6 +5,7 @@ States are read by one clean pass and reduced where they are: the freedom of a p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -61,7 +62,9 @@ class Instances:
                 f"instantiation: {len(prompts)} prompts and {drawing.trials} trials; it takes 2 prompts and"
                 f" {LEAST_TRIALS} trials or more"
             )
-        told = {"to_come": tokens, "room": room, "bound": "the model's context"}
+        encode = partial(
+            encode_prompts, prompts, tokenizer, room=room, to_come=tokens, bound="the model's context"
+        )
         begin = next(
             (
                 one
@@ -71,9 +74,9 @@ class Instances:
             None,
         )
         found = {} if begin is None else {NONE: [replace(one, tokens=(begin,)) for one in prompts]}
-        found[ALONE] = encode_prompts(prompts, tokenizer, chat=False, **told)
+        found[ALONE] = encode(chat=False)
         if getattr(tokenizer, "chat_template", None):
-            found[CHAT] = encode_prompts(prompts, tokenizer, chat=True, **told)
+            found[CHAT] = encode(chat=True)
         if len(found) < 2:
             raise RequestError(
                 "instantiation: the tokenizer has no token that begins a text and no chat template, so there is"
