@@ -93,10 +93,10 @@ def test_it_is_kept_and_told_in_words(seen, tmp_path):
     results.save(seen, tmp_path)
     said = describe_output(results.open_result(tmp_path))
     assert "Prior and instantiation: first 6 tokens of trials" in said
-    assert "after nothing:" in said
-    assert "after the prompt in its chat template:" in said
-    assert "against what comes after nothing" in said
-    assert "in the untrained twin, which reads the same tokens" in said
+    assert "  no prompt: " in said
+    assert "the prompt in its chat template: " in said
+    assert "; against no prompt " in said
+    assert "the untrained twin, on the same tokens: " in said
 
 
 def test_trials_that_end_early_are_left_out_and_said(tiny_tokenizer):

@@ -50,21 +50,20 @@ def _about_conditions(result: xarray.DataTree) -> list[str]:
     for name in ("tension", "speed", "curvature"):
         of, unit = found.sel(proxy=name), out[name].attrs["units"].removeprefix("1").strip()
         ends = (np.atleast_1d(of[f"value{end}"].values) for end in ("", "_low", "_high"))
-        said = [f"{value:.3g} [{low:.3g}, {high:.3g}]" for value, low, high in zip(*ends, strict=True)]
+        said = [
+            f"{value:.3g} [{low:.3g}, {high:.3g}] {unit}".rstrip()
+            for value, low, high in zip(*ends, strict=True)
+        ]
         if "difference" in of:
             value, low, high = (of[f"difference{end}"].values for end in ("", "_low", "_high"))
             heats = zip(of["other"].values, value, low, high, strict=True)
-            apart = [f"{one:+.3g} [{less:.3g}, {more:.3g}] at {heat:g}" for heat, one, less, more in heats]
+            apart = [f"at {heat:g} {one:+.3g} [{less:.3g}, {more:.3g}]" for heat, one, less, more in heats]
             said = [f"{said[0]} at temperature {found['temperature'].values[0]:g}", *apart]
-        lines.append(f"  {name}: {', '.join(said)} {unit}".rstrip() + ".")
+        lines.append(f"  {name}: {', '.join(said)}.")
     return lines
 
 
-BEFORE = {
-    "none": "after nothing",
-    "prompt": "after the prompt alone",
-    "chat": "after the prompt in its chat template",
-}
+BEFORE = {"none": "no prompt", "prompt": "the prompt alone", "chat": "the prompt in its chat template"}
 
 
 def _about_instantiation(result: xarray.DataTree) -> list[str]:
@@ -79,20 +78,20 @@ def _about_instantiation(result: xarray.DataTree) -> list[str]:
     own = found.sel(weights="trained")
     lines = [
         f"Prior and instantiation: first {found.attrs['tokens']} tokens of trials, layer {middle}, temperature"
-        f" {float(found['temperature']):g}, {found.sizes['prompt']} prompts (95 % interval). States of trials differ"
-        " in so many directions:"
+        f" {float(found['temperature']):g}, {found.sizes['prompt']} prompts (95 % interval). Directions"
+        " that the states of trials differ in, and size of a step, after"
     ]
     base = own["condition"].values[0]
     for name in own["condition"].values:
         of = own.sel(condition=name)
         directions, step = (of.sel(statistic=one) for one in ("participation_ratio", "step_size"))
-        said = f"  {BEFORE[name]}: {_interval(directions, 'value')}, with steps of {_interval(step, 'value')}"
+        said = f"  {BEFORE[name]}: {_interval(directions, 'value')} directions, steps of {_interval(step, 'value')}"
         if name != base:
             more = own.sel(instance=name, statistic="participation_ratio")
-            said += f"; {_interval(more, 'difference', '+')} against what comes {BEFORE[base]}"
+            said += f"; against {BEFORE[base]} {_interval(more, 'difference', '+')} directions"
         if "untrained" in found["weights"]:
             twin = found.sel(weights="untrained", condition=name, statistic="participation_ratio")
-            said += f"; {_interval(twin, 'value')} in the untrained twin, which reads the same tokens"
+            said += f"; the untrained twin, on the same tokens: {_interval(twin, 'value')} directions"
         lines.append(said + ".")
     return lines
 
