@@ -53,6 +53,7 @@ def trajectory(seen: xarray.Dataset, start: int = 0, width: str = "page") -> Pla
     _draw_tension(above, tension.values[shown], pieces)
     _draw_way(below, seen["x_plane"].values, seen["equilibrium_plane"].values, shown)
     place_legend(plate, below)
+    plate.draw_without_rendering()  # equal scales widen the limits, whose words the layout must make room for
     plate.caption = (
         f"Trajectory of one reply{_whose(seen)}: steps {shown[0] + 1} to {shown[-1] + 1} of {steps}. Above: tension, "
         "the distance of each step's embedding x from the floating equilibrium point x̄ (no unit), over the text; it "
