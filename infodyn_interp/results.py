@@ -87,11 +87,18 @@ COORDINATES = {
     "functional": ("1", "whose multiplier it is"),
     "test": ("1", "test of the law of jumps"),
     "bin": ("1", "bin of |M|"),
-    "statistic": ("1", "statistic of a proxy"),
+    "statistic": (
+        "1",
+        "mean in units of the proxy, trend per step, autocorrelation without unit; participation ratio in directions,"
+        " step size in units of the states",
+    ),
     "alpha": ("1", "share of the deviation that the equilibrium takes up at each step"),
     "reference": ("1", "replies without structure"),
     "other": ("1", "temperature that is compared with the first"),
     "proxy": ("1", "what is read off the embedded reply"),
+    "condition": ("1", "what stands before a trial: nothing, the prompt, or its chat template"),
+    "instance": ("1", "condition that is compared with the first"),
+    "weights": ("1", "who reads the trials: the trained model, or a twin"),
 }
 
 Heads = str | Sequence[str] | None

@@ -685,10 +685,13 @@ def make_observed() -> dict[str, Any]:
     )
     seen = observe.track_equilibrium(x, 0.1)
     one = {"temperature": 1, "prompt": 0, "trial": 0}
+    pieces = ([*SENTENCE.split(" "), "日本", "\n\n"] * 4)[:40]
     drawn = draw_replies(REPLY_WORLDS["surprisal_linear"], draw, 6, 5, 40, layers=6, effect=0.5)
     inside = drawn.inside.assign_coords(layer=[0, 3, 6, 9, 12, 15])
     return {
-        "reply": (seen.isel(one), x.isel(one), [*SENTENCE.split(" "), "日本", "\n\n"] * 4),
+        "reply": seen.merge(observe.lay_in_plane(x, seen["equilibrium"]))
+        .isel(one)
+        .assign(text=("step", pieces)),
         "described": observe.describe(seen),
         "swept": observe.sweep_alpha(x.isel(temperature=1), draws=20),
         "coupled": observe.couple(

@@ -90,7 +90,7 @@ def removal(result: xarray.DataTree, **keywords: str) -> figures.Plate:
 
 
 def trajectory(result: xarray.DataTree, **keywords: str) -> figures.Plate:
-    return figures.trajectory(*make_observed()["reply"], **keywords)
+    return figures.trajectory(make_observed()["reply"], **keywords)
 
 
 def temperature_ladder(result: xarray.DataTree, **keywords: str) -> figures.Plate:

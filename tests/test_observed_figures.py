@@ -16,8 +16,8 @@ def drawn(ax, gid):
 @pytest.mark.parametrize("width", ["column", "page"])
 @pytest.mark.parametrize("start", [0, 30])
 def test_a_trajectory_shows_tension_over_its_text_and_both_ways(width, start):
-    seen, x, pieces = make_observed()["reply"]
-    plate = figures.trajectory(seen, x, pieces, start, width=width)
+    seen = make_observed()["reply"]
+    plate = figures.trajectory(seen, start, width=width)
     above, below = plate.axes
     (line,) = drawn(above, "tension")
     np.testing.assert_array_equal(line.get_ydata(), seen["tension"][start : start + len(line.get_ydata())])
@@ -80,12 +80,12 @@ def test_a_coupling_map_marks_every_verdict_where_it_is():
 
 
 def test_what_cannot_be_drawn_is_refused():
-    seen, x, pieces = make_observed()["reply"]
+    seen = make_observed()["reply"]
     described, coupled = make_observed()["described"], make_observed()["coupled"]
     for ask, message in (
-        (lambda: figures.trajectory(seen.expand_dims("trial"), x, pieces), r"choose one of \(trial\)"),
-        (lambda: figures.trajectory(seen, x, pieces, 40), "do not fit"),
-        (lambda: figures.trajectory(seen, x, pieces[:5]), "do not fit"),
+        (lambda: figures.trajectory(seen.expand_dims("trial")), r"choose one of \(trial\)"),
+        (lambda: figures.trajectory(seen, 40), "start 40 of a reply of 40 steps"),
+        (lambda: figures.trajectory(seen.drop_vars(["text", "x_plane"])), "needs text, x_plane"),
         (lambda: figures.temperature_ladder(described.isel(temperature=0)), "no temperatures"),
         (lambda: figures.temperature_ladder(described, "median"), "take mean, trend, autocorrelation"),
         (lambda: figures.coupling_map(coupled.drop_vars("verdict")), "no verdicts"),

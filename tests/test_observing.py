@@ -21,6 +21,7 @@ from infodyn_interp.observe.prompts import Prompt
 from infodyn_interp.observe.sampling import NOTHING, Drawing, Replies, draw
 from infodyn_interp.observing import inside as reading
 from infodyn_interp.observing import trace, trace_texts
+from infodyn_interp.report import write_report
 from infodyn_interp.sweeping.keeping import FOLDER, Kept
 from infodyn_interp.texts import read_pieces
 
@@ -347,7 +348,26 @@ def test_what_was_observed_is_drawn(model, tmp_path):
     result = trace(model, PROMPTS, temperature=(0.7, 1.0), alphas=True, nulls=(), **SMALL | {"tokens": 16})
     written = save_all(result, tmp_path, format="png")
     names = {path.stem for path in written}
-    assert {"temperature_ladder", "alpha_sweep"} <= names
+    assert {"trajectory", "temperature_ladder", "alpha_sweep"} <= names
     assert ("coupling_map_0.7" in names) == ("coupling" in result.children)
     assert "no_projection" not in result["output"].attrs
     assert all(path.stat().st_size > 0 for path in written)
+    page = write_report(result, tmp_path).read_text()
+    assert all(f"Figure: {name.replace('_', ' ')}" in page for name in names)
+    assert "half-life 6.6 steps" in page
+    assert "Table: output/conditions by" in page
+
+
+def test_a_short_reply_keeps_no_other_from_its_statistics():
+    given = {"Why?": ["One two three.", "It rains and pours, I say.", "Because it is late, and dark."]}
+    given["When?"] = ["Now then.", "At nine, or so I think.", "Never again in this house, said he."]
+    result = trace_texts(given, letters)
+    output, found = result["output"], result["output/conditions"]
+    turns = output["curvature"].notnull().sum("step").values.reshape(-1)
+    assert sorted(turns)[:2] == [0, 1]
+    by_trial = found["by_trial"].sel(statistic="mean").squeeze("temperature")
+    np.testing.assert_allclose(
+        by_trial.sel(proxy="tension"), output["tension"].mean("step").squeeze("temperature")
+    )
+    assert int(by_trial.sel(proxy="curvature").isnull().sum()) == 2
+    assert found["value"].sel(statistic="mean").notnull().all()

@@ -188,7 +188,7 @@ def test_a_range_that_holds_no_layer_is_refused():
         ("windw = 64", r"windw: there is no such key; the nearest is window"),
         ("state-rank = 4", r"state-rank: there is no such key; the nearest is state_rank"),
         ('"a\\nb" = 4', r'"a\\nb": there is no such key'),
-        ("[observe]\ntrials = 12", r"observe: there is no such key"),
+        ("[measures]\nlags = 12", r"measures: there is no such key"),
         ("window = 8", r"window: 8 asked, it takes a whole number, at least 32"),
         ('window = "many"', r'window: "many" asked, it takes a whole number'),
         ("window = true", r"window: true asked, it takes a whole number"),

@@ -8,7 +8,7 @@ import typer
 
 from infodyn_interp import __version__
 from infodyn_interp.cli.measuring import KEYS, run_measures
-from infodyn_interp.cli.observing import observe, show_observed
+from infodyn_interp.cli.observing import observe, observe_after, require_replies, show_observed
 from infodyn_interp.cli.options import given, with_keys
 from infodyn_interp.cli.printing import (
     show_cost,
@@ -34,7 +34,7 @@ from infodyn_interp.cli.studies import (
     write_manual,
 )
 from infodyn_interp.errors import RequestError
-from infodyn_interp.run import Run, read
+from infodyn_interp.run import Run, read, read_replies
 
 TableName = Literal[
     "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "groups",
@@ -124,13 +124,18 @@ def run_file(
     as_json: Json = False,
     **flags: Any,
 ) -> None:
-    """Run the study that a file describes; flags take the place of its keys."""
-    asked = read(file, **given(flags))
+    """Run the study that a file describes, and the replies of its table \\[observe]; flags take the place of keys."""
+    asked, replies = read(file, **given(flags)), read_replies(file)
+    if replies is not None:
+        require_replies(asked, replies)
     if dry:
         require_ready(asked)
-        show_lines(f"# {asked.digest}, what is asked\n{asked.as_toml()}")
+        more = "" if replies is None else f"\n{replies.as_toml()}"
+        show_lines(f"# {asked.digest}, what is asked\n{asked.as_toml()}{more}")
     else:
         _run(asked, stage, part, redo, heads, as_json)
+        if replies is not None and stage is None:
+            observe_after(asked, replies, as_json=as_json)
 
 
 app.command()(observe)

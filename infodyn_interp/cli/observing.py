@@ -7,12 +7,15 @@ import typer
 
 from infodyn_interp.cli.printing import show_json, show_lines, show_path, show_table
 from infodyn_interp.cli.requests import require_writable
+from infodyn_interp.cli.studies import taken
 from infodyn_interp.errors import RequestError
+from infodyn_interp.run import Observe, Run
 
 if TYPE_CHECKING:
     import xarray
 
 ROWS = 20
+CLEAREST = ("q", "q_without", "p", "p_without")  # by these the table is sorted, smallest first
 
 
 def observe(
@@ -45,6 +48,14 @@ def observe(
         typer.Option("--sweep-alpha", help="Also other values of alpha, beside bands without structure."),
     ] = False,
     nulls: Annotated[str, typer.Option(help="untrained, or none.")] = "untrained",
+    instantiation: Annotated[
+        bool,
+        typer.Option(
+            "--instantiation/--no-instantiation",
+            help="Also compare how freely trials differ with no prompt and in the chat template.",
+        ),
+    ] = False,
+    instantiation_tokens: Annotated[int, typer.Option(help="Of each of those trials.")] = 16,
     micro_batch: Annotated[int, typer.Option(help="Replies in one forward.")] = 4,
     dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
@@ -53,6 +64,7 @@ def observe(
         bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
     ] = False,
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch's own number by default.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Rows of couplings to print, 0 for all.")] = ROWS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Draw replies, follow them outside and inside, and say what of the inside shows."""
@@ -103,12 +115,63 @@ def observe(
                 embedder=embedder,
                 alphas=alphas,
                 nulls=() if nulls == "none" else [name.strip() for name in nulls.split(",")],
+                instantiation=instantiation,
+                instantiation_tokens=instantiation_tokens,
                 micro_batch=micro_batch,
                 threads=threads,
                 progress=report,
             )
-    show_observed(result, as_json=as_json)
+    show_observed(result, as_json=as_json, rows=rows)
     if not as_json:
+        show_path("result", out / "result.nc")
+
+
+def require_replies(run: Run, asked: Observe) -> None:
+    """Refuse, before the sweep, what could not be observed after it.
+
+    Raises:
+        RequestError: prompts that cannot be read, numbers out of range, an embedder that cannot be used, a reply longer
+            than a window of the sweep, or an `out` that cannot be written.
+    """
+    from infodyn_interp.observe.prompts import read_prompts
+    from infodyn_interp.observe.sampling import Drawing
+    from infodyn_interp.observing.settings import Outside
+
+    if not asked.prompts.exists():
+        raise RequestError(f"observe.prompts: {asked.prompts} is not there")
+    read_prompts(asked.prompts, asked.field)
+    Drawing(asked.trials, asked.tokens, asked.temperature, asked.top_p, asked.seed)
+    Outside.of(asked.alpha, asked.step, asked.embedder)
+    if asked.tokens >= run.window:
+        raise RequestError(
+            f"observe.tokens: {asked.tokens} of a reply, where a window of the sweep holds {run.window} with its"
+            " prompt; give fewer, or a larger window"
+        )
+    require_writable(asked.place(run.out))
+
+
+def observe_after(run: Run, asked: Observe, *, as_json: bool) -> None:
+    """Observe replies by a finished sweep, save and print; as JSON the sweep's table is all that is printed."""
+    from infodyn_interp import models, observing
+    from infodyn_interp.cli.progress import Report
+
+    out = asked.place(run.out)
+    told = asked.model_dump(exclude={"out", "sweep_alpha"})
+    opened = models.open_model(run.model, **taken(models.open_model, run))
+    with Report() as report:
+        result = observing.trace(
+            opened,
+            **told,
+            alphas=asked.sweep_alpha,
+            inside=run.out,
+            out=out,
+            nulls=[name for name in observing.NULLS if name in run.nulls],
+            threads=run.threads,
+            progress=report,
+        )
+    if not as_json:
+        show_lines("")
+        show_observed(result)
         show_path("result", out / "result.nc")
 
 
@@ -117,13 +180,11 @@ def show_observed(result: "xarray.DataTree", *, as_json: bool = False, rows: int
     import json
 
     from infodyn_interp import results
-    from infodyn_interp.observing.words import describe_output
+    from infodyn_interp.observe.words import describe_output
 
-    frame = (
-        results.table(result, "coupling").sort_values("q", ignore_index=True)
-        if "coupling" in result
-        else None
-    )
+    frame = None
+    if "coupling" in result:
+        frame = results.table(result, "coupling").sort_values([*CLEAREST], ignore_index=True)
     if as_json:
         told = [] if frame is None else json.loads(frame.to_json(orient="records", double_precision=15))
         show_json(told)

@@ -81,7 +81,8 @@ def coupling_map(coupled: xarray.Dataset, width: str = "column") -> Plate:
     would = (
         f" Not visible: a coupling of |r| = {np.median(known):.2g} would have been seen in half the cases."
         if known.size
-        else ""
+        else " Not visible: no coupling of any size could have been seen in so few replies."
+        * bool(unseen.size)
     )
     of = coupled.attrs
     plate.caption = (

@@ -26,6 +26,7 @@ from infodyn_interp.figures.removals import ablation
 from infodyn_interp.figures.selection import choose_heads, find_group, most_gain
 from infodyn_interp.figures.smoothings import alpha_sweep
 from infodyn_interp.figures.temperatures import temperature_ladder
+from infodyn_interp.figures.trajectories import trajectory
 from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.results import Heads
 
@@ -124,8 +125,14 @@ def save_all(
 
 
 def _observed(result: xarray.DataTree, width: str) -> dict[str, Plate]:
-    """Figures of the output side: a map of couplings at each temperature, their ladder, the sweep over alpha."""
+    """Figures of the output side: the longest reply, couplings by temperature, their ladder, the sweep over alpha."""
     plates: dict[str, Plate] = {}
+    if "output" in result.children and "x_plane" in result["output"].data_vars:
+        out = result["output"].to_dataset()
+        steps = out["tension"].notnull().sum("step")
+        longest = np.unravel_index(int(steps.values.argmax()), steps.shape)
+        reply = dict(zip(steps.dims, map(int, longest), strict=True))
+        plates["trajectory"] = trajectory(out.isel(reply), width=width)
     if "coupling" in result.children:
         coupled = result["coupling"].to_dataset()
         for place, heat in enumerate(coupled["temperature"].values):

@@ -1,6 +1,6 @@
 """One reply's way: tension over its text, and its steps with the floating equilibrium in two principal directions."""
 
-from collections.abc import Sequence
+from textwrap import shorten
 
 import numpy as np
 import seaborn
@@ -20,58 +20,63 @@ from infodyn_interp.figures.plates import (
     print_settings,
 )
 
+NEEDED = ("tension", "text", "x_plane", "equilibrium_plane", "plane_share")
 MOST_STEPS = {"column": 28, "page": 64}  # pieces of text that stand side by side
 
 
 @print_settings()
-def trajectory(
-    seen: xarray.Dataset,
-    x: xarray.DataArray | np.ndarray,
-    pieces: Sequence[str],
-    start: int = 0,
-    width: str = "page",
-) -> Plate:
-    """Tension of one reply over its text, and x with xbar in the two directions that x varies most in.
+def trajectory(seen: xarray.Dataset, start: int = 0, width: str = "page") -> Plate:
+    """Tension of one reply over its text, and x with xbar in the two directions that embeddings vary most in.
 
     Args:
-        seen: of one reply, as `track_equilibrium` gives it for `x`.
-        x: embeddings `(step, direction)`.
-        pieces: the text of each step.
+        seen: one reply of the group `output`: `tension`, `text`, `x_plane`, `equilibrium_plane` and `plane_share`; or
+            what `track_equilibrium` gives, merged with `lay_in_plane` and a `text` by step.
         start: first step shown; as many as fit stand side by side.
         width: `column` or `page`.
 
     Raises:
-        RequestError: more than one reply, a start outside it, other lengths, or no such width. Source: seed.
+        RequestError: more than one reply, a variable missing, a start outside it, or no such width. Source: seed.
     """
+    if missing := [name for name in NEEDED if name not in seen]:
+        raise RequestError(f"a trajectory needs {', '.join(missing)}; give a reply of the group output")
     tension = seen["tension"]
     if tension.dims != ("step",):
         raise RequestError(
             f"a trajectory is of one reply; choose one of ({', '.join(map(str, tension.dims[:-1]))})"
         )
     steps = int(tension.notnull().sum())
-    if not 0 <= start < steps or len(pieces) < steps:
-        raise RequestError(
-            f"start {start} and {len(pieces)} pieces of a reply of {steps} steps: they do not fit"
-        )
+    if not 0 <= start < steps:
+        raise RequestError(f"start {start} of a reply of {steps} steps: it does not fit")
     plate, (above, below) = new_plate(2, 1, 1.3, width, words=1.0, sharex=False, sharey=False)
     shown = np.arange(start, min(start + MOST_STEPS[width], steps))
-    _draw_tension(above, tension.values[shown], [show_piece(pieces[step]) for step in shown.tolist()])
-    points, centres = np.asarray(x)[:steps], seen["equilibrium"].values[:steps]
-    middle = points.mean(0)
-    _, size, directions = np.linalg.svd(points - middle, full_matrices=False)
-    of_two = float((size[:2] ** 2).sum() / max((size**2).sum(), np.finfo(float).tiny))
-    _draw_way(below, (points - middle) @ directions[:2].T, (centres - middle) @ directions[:2].T, shown)
+    pieces = [show_piece(str(piece)) for piece in seen["text"].values[shown]]
+    _draw_tension(above, tension.values[shown], pieces)
+    _draw_way(below, seen["x_plane"].values, seen["equilibrium_plane"].values, shown)
     place_legend(plate, below)
+    plate.draw_without_rendering()  # equal scales widen the limits, whose words the layout must make room for
     plate.caption = (
-        f"Trajectory of one reply, steps {shown[0]} to {shown[-1]} of {steps}. Above: tension, the distance of each "
-        "step's embedding x from the floating equilibrium point x̄ (no unit), over the text. The equilibrium is an "
-        f"exponential moving average with α = {seen.attrs['alpha']:g}: half of a deviation is taken up in "
-        f"{seen.attrs['half_life']:.2g} steps. The kinetic energy is half the squared tension: one degree of "
+        f"Trajectory of one reply{_whose(seen)}: steps {shown[0] + 1} to {shown[-1] + 1} of {steps}. Above: tension, "
+        "the distance of each step's embedding x from the floating equilibrium point x̄ (no unit), over the text; it "
+        "begins at 0, where x̄ begins at x. The equilibrium is an exponential moving average with "
+        f"α = {seen.attrs['alpha']:g}: half of a deviation is taken up in {seen.attrs['half_life']:.2g} steps. The "
+        "kinetic energy is half the squared tension: one degree of "
         "freedom, not drawn twice. Below: x (points, joined in order) and x̄ (line) in the two directions in which "
-        f"the whole reply varies most, {of_two:.2g} of its variance (share). One reply, so no intervals; a tension "
-        "that rises and falls is what smoothing makes of noise too: see the sweep over α."
+        f"embeddings vary most, {float(seen['plane_share'].sum()):.2g} of their variance (share). One reply, so no "
+        "intervals; a tension that rises and falls is what smoothing makes of noise too: see the sweep over α."
     )
     return plate
+
+
+def _whose(seen: xarray.Dataset) -> str:
+    """Which prompt it answers, and at what temperature, where that is known."""
+    prompt = (
+        f" to “{shorten(str(seen['prompt_text'].values), 60, placeholder=' …')}”"
+        if "prompt_text" in seen.coords
+        else ""
+    )
+    return prompt + (
+        f" at temperature {float(seen['temperature']):g}" if "temperature" in seen.coords else ""
+    )
 
 
 def _draw_tension(ax: Axes, tension: np.ndarray, pieces: list[str]) -> None:

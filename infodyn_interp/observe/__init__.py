@@ -9,6 +9,7 @@ _ROOMS = {
     "couple": "coupling",
     "describe": "conditions",
     "half_life": "equilibrium",
+    "lay_in_plane": "plane",
     "project": "projection",
     "sample": "sampling",
     "sweep_alpha": "smoothing",

@@ -5,6 +5,7 @@ from infodyn_interp.observe.coupling import couple as couple
 from infodyn_interp.observe.equilibrium import half_life as half_life
 from infodyn_interp.observe.equilibrium import track_equilibrium as track_equilibrium
 from infodyn_interp.observe.instantiation import compare_instantiations as compare_instantiations
+from infodyn_interp.observe.plane import lay_in_plane as lay_in_plane
 from infodyn_interp.observe.projection import project as project
 from infodyn_interp.observe.sampling import sample as sample
 from infodyn_interp.observe.smoothing import sweep_alpha as sweep_alpha

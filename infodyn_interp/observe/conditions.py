@@ -9,7 +9,7 @@ from infodyn_interp.errors import RequestError
 from infodyn_interp.observe.ragged import Series, read_series, require_trials
 
 STATISTICS = ("mean", "trend", "autocorrelation")
-UNITS = "of the proxy (mean), of the proxy per step (trend), 1 (autocorrelation)"
+UNITS = "by statistic"  # of the proxy, of the proxy per step, 1
 
 
 def describe(seen: Series) -> xarray.Dataset:

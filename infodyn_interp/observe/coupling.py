@@ -229,7 +229,7 @@ def _judge(tests: list[_Test], grid: tuple[int, int, int]) -> xarray.Dataset:
         "r_without": (b.peak, "1", "correlation where surprisal and entropy are left in"),
         "p_without": (b.p, "1", "of test B: surprisal and entropy left in"),
         "q_without": (q[1], "1", "of test B, Benjamini-Hochberg over the table"),
-        "verdict": (verdict.astype(object), "verdict", "what shows, and in what sense"),
+        "verdict": (verdict.astype(object), "1", "what shows, and in what sense"),
         "limit": (a.limit(float(families[0][2][0])), "1", "|r| seen in half of the injections"),
     }
     for other, of_twin in zip(twin, q[2:], strict=True):

@@ -14,6 +14,8 @@ from infodyn_interp.observe.conditions import summarise
 from infodyn_interp.observe.ragged import Series, read_series, require_trials
 
 LEAST_TRIALS = 4  # two pairs of trials that share none
+STATISTICS = ("participation_ratio", "step_size")
+UNITS = "by statistic"  # directions, of the states
 
 
 def compare_instantiations(states: Series) -> xarray.Dataset:
@@ -35,16 +37,22 @@ def compare_instantiations(states: Series) -> xarray.Dataset:
     require_trials(series, "states", LEAST_TRIALS)
     if series.sizes["prompt"] < 2:
         raise RequestError("1 prompt: an interval over prompts needs 2 or more")
-    values = series.values
-    size = np.nanmean(np.linalg.norm(np.diff(values, axis=-2), axis=-1), axis=(-2, -1))
     dims = [dim for dim in series.dims if dim not in ("trial", "step", "direction")]
     by_prompt = xarray.DataArray(
-        np.stack([_participation(values), size], -1),
+        measure_freedom(series.values),
         {name: one for name, one in series.coords.items() if {*one.dims} <= {*dims}}
-        | {"statistic": ["participation_ratio", "step_size"]},
+        | {"statistic": [*STATISTICS]},
         [*dims, "statistic"],
     )
-    return summarise(by_prompt, "directions (participation_ratio), of the states (step_size)")
+    return summarise(by_prompt, UNITS)
+
+
+def measure_freedom(
+    states: Float[np.ndarray, "*front trial step direction"],
+) -> Float[np.ndarray, "*front statistic"]:
+    """Participation ratio and mean step size of the trials of each prompt; NaN past the end of a trial."""
+    size = np.nanmean(np.linalg.norm(np.diff(states, axis=-2), axis=-1), axis=(-2, -1))
+    return np.stack([_participation(states), size], -1)
 
 
 def _participation(values: Float[np.ndarray, "*front trial step direction"]) -> Float[np.ndarray, "*front"]:

@@ -31,16 +31,18 @@ from infodyn_interp.observe.prompts import read_replies
 from infodyn_interp.observe.sampling import TOKENS, TRIALS, Replies, draw
 from infodyn_interp.observe.steps import atoms_of_text, parse_step
 from infodyn_interp.observing.inside import Inside, Reading, read_inside, require_same_tokens
+from infodyn_interp.observing.instances import TOKENS as INSTANTIATION_TOKENS
 from infodyn_interp.observing.labels import Read, label_output, label_texts
 from infodyn_interp.observing.settings import NULLS, STEP, Outside, Trials, settle
 from infodyn_interp.run import digest_of
+from infodyn_interp.sweeping import PACKAGES
 from infodyn_interp.sweeping.plans import STUDY, Shard, Task
 from infodyn_interp.sweeping.settings import peak_mib, torch_threads
 from infodyn_interp.sweeping.shards import File, Header, write_file
 from infodyn_interp.sweeping.watching import Progress, Watch, held
 from infodyn_interp.texts import read_pieces
 
-__all__ = ["trace", "trace_texts"]
+__all__ = ["NULLS", "trace", "trace_texts"]
 
 SHARDS = "replies"  # folder of the shards
 ARRAYS = ("token", "log_probability", "ended", "seed")
@@ -64,6 +66,8 @@ def trace(
     embedder: str | os.PathLike[str] | Embed | None = None,
     alphas: bool = False,
     nulls: Iterable[str] = NULLS,
+    instantiation: bool = False,
+    instantiation_tokens: int = INSTANTIATION_TOKENS,
     micro_batch: int = 4,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -83,13 +87,17 @@ def trace(
             texts; the model's own unembedding by default.
         alphas: also read the tension at other values of alpha, beside the bands of replies without structure.
         nulls: `untrained` for the twin, which reads the same tokens.
+        instantiation: also draw trials after nothing and in the chat template, and compare how freely the states of
+            trials differ with no prompt, the prompt alone and the template; 4 trials and 2 prompts at least.
+        instantiation_tokens: of each of those trials, no more than `tokens`.
         micro_batch: replies in one clean forward pass.
         threads: CPU threads of torch.
         progress: called with stage, tokens done, tokens in all.
 
     Returns:
-        Groups `output` (proxies, internal series and controls of every step) with `conditions`, `projection` and
-        `smoothing` below it, and `coupling`; where one cannot be had, an attribute `no_` with its name says why.
+        Groups `output` (proxies, internal series and controls of every step) with `conditions`, `projection`,
+        `smoothing` and `instantiation` below it, and `coupling`; where one cannot be had, an attribute `no_` with its
+        name says why.
 
     Raises:
         RequestError: before anything is written, as `observe.sample`; an `inside` of other weights, an `alpha` or
@@ -112,6 +120,8 @@ def trace(
         embedder=embedder,
         alphas=alphas,
         nulls=nulls,
+        instantiation=instantiation,
+        instantiation_tokens=instantiation_tokens,
         micro_batch=micro_batch,
         threads=threads,
     )
@@ -134,8 +144,10 @@ def trace(
         groups["/"] = xarray.Dataset(
             attrs={
                 "package_version": version,
+                "dependency_versions": _versions(),
                 "model": model.name,
                 "model_digest": model.digest,
+                "model_revision": model.revision or "",
                 "run": json.dumps(study.run),
                 "run_digest": digest_of(study.run),
                 "seed": seed,
@@ -200,6 +212,7 @@ def trace_texts(
     told["/"] = xarray.Dataset(
         attrs={
             "package_version": importlib.metadata.version("infodyn-interp"),
+            "dependency_versions": _versions(),
             "run": json.dumps(run),
             "run_digest": digest_of(run),
             "embedder": outside.name,
@@ -209,6 +222,10 @@ def trace_texts(
     if out is not None:
         results.save(result, out)
     return result
+
+
+def _versions() -> str:
+    return json.dumps({name: importlib.metadata.version(name) for name in PACKAGES})
 
 
 @contextmanager
@@ -256,15 +273,16 @@ def _compute(study: Trials, stage: str, shards: list[Shard], folder: Path, diges
             watch.done(shard, done - read)
             read = done
 
-        if stage == STUDY:
+        drawn = None if stage == STUDY else _open(folder, STUDY, shard, digest)
+        if drawn is None:
             replies = draw(study.model, prompt, study.drawing, report)
         else:
-            drawn = _open(folder, STUDY, shard, digest)
             replies = Replies(*(drawn[name] for name in ARRAYS))
         flat = replies.token.reshape(-1, replies.token.shape[-1])
-        reading = read_inside(inside, prompt.tokens, flat, study.micro_batch)
+        reading = read_inside(inside, prompt.tokens, flat, study.micro_batch, foreseen=stage == STUDY)
         if stage == STUDY:
             require_same_tokens(inside, replies, reading)
+        more = [*_freedom(study, shard.index, inside, replies, drawn)]
         report(study.each)
 
         def header(shard: Shard = shard, began: float = began) -> Header:
@@ -272,7 +290,7 @@ def _compute(study: Trials, stage: str, shards: list[Shard], folder: Path, diges
             place = f"{stage} {shard.index + 1}/{shard.of}"
             return Header(digest, place, tokens=study.each, seconds=took, peak_mib=peak_mib())
 
-        write_file(_file(folder, stage, shard), _arrays(replies, reading, inside.layers), header)
+        write_file(_file(folder, stage, shard), [*_arrays(replies, reading, inside.layers), *more], header)
 
 
 def _ready(study: Trials, stage: str) -> Inside:
@@ -280,8 +298,8 @@ def _ready(study: Trials, stage: str) -> Inside:
     model, sweep = study.model, study.sweep
     if stage != STUDY:
         model = untrained_twin(model, study.drawing.seed if sweep is None else sweep.seed)
-    length = len(study.longest) + study.drawing.tokens
-    window = torch.tensor(study.longest).repeat(-(-length // len(study.longest)))[None, :length]
+    longest, length = study.longest
+    window = torch.tensor(longest).repeat(-(-length // len(longest)))[None, :length]
     kept = None if sweep is None else sweep.kept[stage]
     return Inside(
         model=model,
@@ -291,6 +309,22 @@ def _ready(study: Trials, stage: str) -> Inside:
         prosody=None if kept is None else Prosody(read_pieces(model.tokenizer)),
         reference="zero" if sweep is None else sweep.reference,
     )
+
+
+def _freedom(
+    study: Trials, place: int, inside: Inside, replies: Replies, drawn: File | None
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The trials of a prompt by what stands before them, and how freely their states differ."""
+    if (instances := study.instances) is None:
+        return
+    tokens = (
+        instances.draw(study.model, place, study.prompts[place], study.drawing, replies.token)
+        if drawn is None
+        else {name: drawn[f"trials/{name}"] for name in instances.prompts}
+    )
+    for name, token in tokens.items():
+        yield f"trials/{name}", token
+        yield f"freedom/{name}", instances.read(inside, place, name, token, study.micro_batch)
 
 
 def _arrays(replies: Replies, reading: Reading, layers: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
@@ -305,8 +339,17 @@ def _arrays(replies: Replies, reading: Reading, layers: tuple[int, ...]) -> Iter
 
 
 def _read(file: File) -> Read:
-    prefix = "series/"
-    series = {name.removeprefix(prefix): file[name] for name in file if name.startswith(prefix)}
+    def named(prefix: str) -> dict[str, np.ndarray]:
+        return {name.removeprefix(prefix): file[name] for name in file if name.startswith(prefix)}
+
     return Read(
-        file["token"], file["ended"], file["seed"], file["surprisal"], file["entropy"], series, file["layers"]
+        file["token"],
+        file["ended"],
+        file["seed"],
+        file["surprisal"],
+        file["entropy"],
+        named("series/"),
+        file["layers"],
+        named("trials/"),
+        named("freedom/"),
     )

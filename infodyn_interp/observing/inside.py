@@ -56,7 +56,7 @@ class Inside:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one pass over the replies to one prompt leaves; NaN past the end of a reply.
+    """What one pass over the replies to one prompt leaves; NaN past the end of a reply, and where it was not asked for.
 
     Args:
         series: by name; where a query has too few keys before it, NaN as well.
@@ -70,11 +70,19 @@ class Reading:
 
 
 def read_inside(
-    inside: Inside, prompt: tuple[int, ...], token: Int[np.ndarray, "reply step"], micro_batch: int
+    inside: Inside,
+    prompt: tuple[int, ...],
+    token: Int[np.ndarray, "reply step"],
+    micro_batch: int,
+    *,
+    foreseen: bool = True,
 ) -> Reading:
     """Read the replies to one prompt.
 
     Replies shorter than the longest are filled up behind their end, where nothing before it can see.
+
+    Args:
+        foreseen: whether surprisal and entropy are wanted, for which the whole vocabulary is read.
     """
     length = len(prompt) + token.shape[1]
     checked = replace(inside.checked, window=length)
@@ -93,8 +101,10 @@ def read_inside(
             visit,
             layers=inside.layers,
             checked=checked,
-            logits_to_keep=token.shape[1] + 1,
+            logits_to_keep=token.shape[1] + 1 if foreseen else None,
         )
+        if not foreseen:
+            continue
         logs = logits[:, :-1].double().log_softmax(-1)
         rows = slice(first, first + len(own))
         replies = tokens[:, len(prompt) :, None].to(logs.device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import xarray
@@ -9,17 +10,18 @@ from jaxtyping import Bool, Float, Int
 
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.observe.embedding import unembed
-from infodyn_interp.observe.equilibrium import UNITS, track_equilibrium
+from infodyn_interp.observe.equilibrium import track_equilibrium
+from infodyn_interp.observe.plane import lay_in_plane
 from infodyn_interp.observe.sampling import NOTHING
 from infodyn_interp.observe.steps import Steps, atoms_of_tokens, parse_step
+from infodyn_interp.observing.instances import compare
 from infodyn_interp.observing.settings import Outside, Trials
-from infodyn_interp.observing.statistics import by_condition, by_inside
+from infodyn_interp.observing.statistics import by_condition, by_inside, put
 from infodyn_interp.sweeping.plans import STUDY
 
 REPLY = ("temperature", "prompt", "trial")
 STEP = (*REPLY, "step")
 PROXIES = ("tension", "kinetic_energy", "speed", "curvature")
-PLANE = 2  # principal directions of the embeddings that are kept, for pictures
 CONTROLS = {
     "surprisal": ("nats", "of a step's tokens given what came before, temperature 1: mean"),
     "entropy": ("nats", "of what was foreseen for each of them: mean"),
@@ -47,6 +49,8 @@ class Read:
     entropy: Float[np.ndarray, "temperature trial token"]
     series: dict[str, Float[np.ndarray, "layer temperature trial token"]]
     layers: Int[np.ndarray, " layer"]
+    trials: dict[str, Int[np.ndarray, "temperature trial begun"]]
+    freedom: dict[str, Float[np.ndarray, "temperature layer statistic"]]
 
 
 def label_output(study: Trials, read: Mapping[str, Sequence[Read]]) -> dict[str, xarray.Dataset]:
@@ -104,7 +108,21 @@ def label_output(study: Trials, read: Mapping[str, Sequence[Read]]) -> dict[str,
     names = [name for name in CONTROLS if name != "position"]
     beside = by_condition(out, points, PROXIES, alphas=study.outside.alphas, seed=study.drawing.seed)
     beside |= by_inside(out, PROXIES, list(own[0].series), names, study.nulls, study.drawing.seed)
+    if study.instances is not None:
+        put(beside, out, "instantiation", partial(_instantiation, study, read))
     return placed(out, beside)
+
+
+def _instantiation(study: Trials, read: Mapping[str, Sequence[Read]]) -> xarray.Dataset:
+    own = read[STUDY]
+    return compare(
+        {name: [one.trials[name] for one in own] for name in own[0].trials},
+        {
+            stage: {name: [one.freedom[name] for one in some] for name in own[0].freedom}
+            for stage, some in read.items()
+        },
+        {"temperature": list(study.drawing.temperatures), "layer": own[0].layers},
+    )
 
 
 def placed(out: xarray.Dataset, beside: Mapping[str, xarray.Dataset]) -> dict[str, xarray.Dataset]:
@@ -177,24 +195,9 @@ def _proxies(
     points: Float[np.ndarray, "temperature prompt trial step direction"], outside: Outside
 ) -> xarray.Dataset:
     """Proxies, and the embeddings and their equilibrium in the plane in which the embeddings vary most."""
-    followed = track_equilibrium(xarray.DataArray(points, dims=(*STEP, "direction")), outside.alpha)
-    out = followed[list(PROXIES)]
-    known = points[np.isfinite(points).all(-1)]
-    middle = known.mean(0)
-    values, vectors = np.linalg.eigh(np.cov(known, rowvar=False).reshape(len(middle), -1))
-    plane = vectors[:, ::-1][:, :PLANE]
-    plane = plane * np.sign(plane[np.abs(plane).argmax(0), np.arange(plane.shape[1])])
-    for name, all_of, words in (
-        ("x_plane", points, "embedding of a step in the two directions of largest variance"),
-        ("equilibrium_plane", followed["equilibrium"].values, "floating equilibrium in the same directions"),
-    ):
-        out[name] = (
-            (*STEP, "axis"),
-            (all_of - middle) @ plane,
-            {"units": UNITS["tension"][0], "long_name": words},
-        )
-    share = values[::-1][: plane.shape[1]] / values.sum()
-    out["plane_share"] = ("axis",), share, {"units": "1", "long_name": "share of the embeddings' variance"}
+    x = xarray.DataArray(points, dims=(*STEP, "direction"))
+    followed = track_equilibrium(x, outside.alpha)
+    out = followed[list(PROXIES)].merge(lay_in_plane(x, followed["equilibrium"]))
     return out.assign_attrs(followed.attrs, step=outside.step, embedder=outside.name)
 
 

@@ -16,6 +16,7 @@ from infodyn_interp.observe.equilibrium import ALPHA, half_life
 from infodyn_interp.observe.prompts import Prompt, encode_prompts, read_prompts
 from infodyn_interp.observe.sampling import Drawing
 from infodyn_interp.observe.steps import parse_step
+from infodyn_interp.observing.instances import Instances
 from infodyn_interp.sweeping.keeping import FOLDER, Kept
 from infodyn_interp.sweeping.plans import STUDY
 
@@ -114,6 +115,7 @@ class Trials:
         outside: of the proxies.
         sweep: whose terms are used; None for none.
         nulls: twins that read the same tokens.
+        instances: what trials of the instantiation come after; None where it was not asked for.
         chat, micro_batch, threads: as in `trace`.
     """
 
@@ -123,19 +125,31 @@ class Trials:
     outside: Outside
     sweep: Sweep | None
     nulls: tuple[str, ...]
+    instances: Instances | None
     chat: bool
     micro_batch: int
     threads: int | None
 
     @property
-    def longest(self) -> tuple[int, ...]:
-        """Tokens of the longest prompt."""
-        return max((prompt.tokens for prompt in self.prompts), key=len)
+    def longest(self) -> tuple[tuple[int, ...], int]:
+        """Tokens of the prompt that, with a reply to it, is longest, and of the two together."""
+        asked = [(prompt.tokens, self.drawing.tokens) for prompt in self.prompts]
+        if self.instances is not None:
+            asked += [
+                (prompt.tokens, self.instances.tokens)
+                for prompts in self.instances.prompts.values()
+                for prompt in prompts
+            ]
+        return max(
+            ((tokens, len(tokens) + to_come) for tokens, to_come in asked),
+            key=lambda one: (one[1], len(one[0])),
+        )
 
     @property
     def each(self) -> int:
         """Tokens that a pass reads of one prompt's replies, at most."""
-        return len(self.drawing.temperatures) * self.drawing.trials * self.drawing.tokens
+        more = 0 if self.instances is None else self.instances.tokens * len(self.instances.prompts)
+        return len(self.drawing.temperatures) * self.drawing.trials * (self.drawing.tokens + more)
 
     @cached_property
     def run(self) -> dict[str, object]:
@@ -156,6 +170,7 @@ class Trials:
             **self.outside.told(),
             "inside": None if self.sweep is None else [kept.digest for kept in self.sweep.kept.values()],
             "nulls": list(self.nulls),
+            "instantiation_tokens": None if self.instances is None else self.instances.tokens,
             "micro_batch": self.micro_batch,
             "threads": self.threads,
         }
@@ -178,6 +193,8 @@ def settle(
     embedder: str | os.PathLike[str] | Embed | None = None,
     alphas: bool = False,
     nulls: Iterable[str],
+    instantiation: bool,
+    instantiation_tokens: int,
     micro_batch: int,
     threads: int | None,
 ) -> Trials:
@@ -203,4 +220,11 @@ def settle(
     if sweep is not None and (fitted := sweep.kept[STUDY].columns.window) < (room or fitted + 1):
         room, bound = fitted, f"a window of the sweep in {inside}"
     encoded = encode_prompts(read, model.tokenizer, chat=chat, room=room, to_come=tokens, bound=bound)
-    return Trials(model, tuple(encoded), drawing, outside, sweep, chosen, chat, micro_batch, threads)
+    instances = (
+        Instances.of(encoded, model.tokenizer, drawing, instantiation_tokens, model.context)
+        if instantiation
+        else None
+    )
+    return Trials(
+        model, tuple(encoded), drawing, outside, sweep, chosen, instances, chat, micro_batch, threads
+    )

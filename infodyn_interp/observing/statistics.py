@@ -30,13 +30,15 @@ def by_condition(
     Where one cannot be had, an attribute of `out` says why.
     """
     groups: dict[str, xarray.Dataset] = {}
-    asked: dict[str, Callable[[], xarray.Dataset]] = {"conditions": partial(_conditions, out[list(proxies)])}
+    asked: dict[str, Callable[[], xarray.Dataset]] = {
+        "conditions": partial(_conditions, _moving(out[list(proxies)]))
+    }
     if alphas:
         x = xarray.DataArray(points, dims=("temperature", "prompt", "trial", "step", "direction"))
         grid = sorted({*ALPHAS, out.attrs["alpha"]})
         asked["smoothing"] = partial(sweep_alpha, x, grid, generator=np.random.default_rng(seed))
     for name, made in asked.items():
-        _put(groups, out, name, made)
+        put(groups, out, name, made)
     return groups
 
 
@@ -52,32 +54,41 @@ def by_inside(
     groups: dict[str, xarray.Dataset] = {}
     parts = [name for name in PARTS if name in series]
     twins = [
-        out[[f"{name}_{null}" for name in series]].rename({f"{name}_{null}": name for name in series})
+        _moving(
+            out[[f"{name}_{null}" for name in series]].rename({f"{name}_{null}": name for name in series})
+        )
         for null in nulls
     ]
 
     def projected() -> xarray.Dataset:
-        return _each(lambda seen, inside: project(seen, inside), out[list(proxies)], out[parts])
+        return _each(
+            lambda seen, inside: project(seen, inside),
+            *(_moving(out[names]) for names in (list(proxies), parts)),
+        )
 
     def coupled() -> xarray.Dataset:
         generator = np.random.default_rng(seed)
         return _each(
             partial(couple, generator=generator),
-            out[list(proxies)],
-            out[list(series)],
-            out[list(controls)],
+            *(_moving(out[list(names)]) for names in (proxies, series, controls)),
             *twins,
         )
 
     if len(parts) > 1:
-        _put(groups, out, "projection", projected)
-    _put(groups, out, "coupling", coupled)
+        put(groups, out, "projection", projected)
+    put(groups, out, "coupling", coupled)
     return groups
 
 
-def _put(
+def _moving(seen: xarray.Dataset) -> xarray.Dataset:
+    """Series without the replies that have one value of them alone: a reply of three steps turns once."""
+    return seen.map(lambda one: one.where(one.notnull().sum("step") > 1))
+
+
+def put(
     groups: dict[str, xarray.Dataset], out: xarray.Dataset, name: str, made: Callable[[], xarray.Dataset]
 ) -> None:
+    """A group where it can be had; else an attribute of `out` says why not."""
     try:
         groups[name] = made()
     except RequestError as reason:

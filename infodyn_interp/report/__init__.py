@@ -8,6 +8,7 @@ import xarray
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from infodyn_interp.observe.words import describe_output
 from infodyn_interp.report.contents import page_data
 from infodyn_interp.report.origins import cite, reproduce, versions
 from infodyn_interp.report.sections import group_sections
@@ -23,10 +24,11 @@ def write_report(result: xarray.DataTree, path: str | os.PathLike[str]) -> Path:
     """Write a result as one HTML file that needs nothing beside it, and return its path.
 
     Args:
-        result: of a sweep, as it is or read back (`open_result`); neither its model nor its texts are needed.
+        result: of a sweep, or of replies that were observed, as it is or read back (`open_result`); neither its model
+            nor its texts are needed.
         path: the file, or a folder that receives `report.html`.
     Raises:
-        RequestError: the result lacks the verdicts.
+        RequestError: the result has neither verdicts nor replies.
         RunError: the disk refuses.
     """
     file = Path(path)
@@ -41,6 +43,16 @@ def _render(result: xarray.DataTree) -> str:
     room = Environment(
         loader=PackageLoader(__name__), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    if "output" in result.children and "verdicts" not in result.children:
+        return room.get_template("observed.html").render(
+            about=result.attrs,
+            title=f"Replies of {result.attrs['model']}" if "model" in result.attrs else "Replies",
+            said=describe_output(result).split("\n"),
+            sections=group_sections(result),
+            versions=versions(result),
+            settings=json.dumps(json.loads(result.attrs["run"]), indent=1, ensure_ascii=False),
+            citation=cite(result),
+        )
     data = page_data(result)
     return room.get_template("page.html").render(
         about=result.attrs,

@@ -13,8 +13,13 @@ def versions(result: xarray.DataTree) -> dict[str, str]:
     """Packages, weights and texts that the result came from, by name."""
     about, settings = result.attrs, json.loads(result.attrs["run"])
     named = {"infodyn-interp": about["package_version"], **json.loads(about["dependency_versions"])}
-    named["weights"] = " ".join(filter(None, (about["model_digest"], about["model_revision"])))
-    return named | {"texts": settings.get("texts_digest", "?"), "run": about["run_digest"]}
+    if "model_digest" in about:
+        named["weights"] = " ".join(filter(None, (about["model_digest"], about["model_revision"])))
+    read = settings.get("prompts_digest") or settings.get("texts_digest", "?")
+    return named | {
+        "prompts" if "prompts_digest" in settings else "texts": read,
+        "run": about["run_digest"],
+    }
 
 
 def reproduce(result: xarray.DataTree) -> dict[str, str]:
@@ -31,7 +36,8 @@ def reproduce(result: xarray.DataTree) -> dict[str, str]:
 def cite(result: xarray.DataTree) -> str:
     """A BibTeX entry of the package, with the run that it was used for."""
     about = result.attrs
-    note = f"run {about['run_digest']}, model {about['model']}, weights {about['model_digest']}"
+    of = f", model {about['model']}, weights {about['model_digest']}" if "model" in about else ""
+    note = f"run {about['run_digest']}{of}"
     return (
         "@software{infodyn_interp,\n"
         "  title   = {infodyn-interp: attention energies of transformer language models},\n"

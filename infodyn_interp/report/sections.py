@@ -34,6 +34,7 @@ TITLES = {
     "maps": "Maps from layer to layer",
     "contrasts": "Contrasts",
 }
+OUTSIDE = ("trajectory", "temperature_ladder", "alpha_sweep")  # figures of replies
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
 DOTS = 150  # an inch, of the pictures that are smaller as pixels
 MOST_ROWS = 60
@@ -44,10 +45,12 @@ def group_sections(result: xarray.DataTree) -> list[dict[str, Any]]:
     groups = {draw.__name__: next(iter(needs)) for draw, needs in SHOWS.items()}
     groups |= {draw.__name__: group for draw, (group, _) in BY_LAYER.items()}
     groups |= {draw.__name__: group for draw, group in LAWS.items()}
+    groups |= dict.fromkeys(OUTSIDE, "output")
     figures: dict[str, list[dict[str, str]]] = {}
     for name, plate in draw_all(result, width="page").items():
         if name != "verdict_map" and not name.startswith("landscape"):  # the page has its own
-            figures.setdefault(groups.get(name, name), []).append(_picture(name, plate))
+            group = "coupling" if name.startswith("coupling_map") else groups.get(name, name)
+            figures.setdefault(group, []).append(_picture(name, plate))
     return [
         {
             "name": name,
@@ -84,6 +87,8 @@ def _tables(result: xarray.DataTree, name: str) -> list[dict[str, Any]]:
     made = []
     for node in result[name].subtree:
         data = node.to_dataset()
+        if node.path == "/output":  # step by step: the figures show it, and the result file has it
+            continue
         by_dims: dict[tuple[Any, ...], list[Any]] = {}
         for variable in data.data_vars.values():
             by_dims.setdefault(variable.dims, []).append(variable.name)

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from infodyn_interp.errors import RequestError
+from infodyn_interp.errors import RequestError, brief
 from infodyn_interp.identify.nulls import NULLS
+from infodyn_interp.run.replies import Observe
 from infodyn_interp.run.values import (
     Dtype,
     Heads,
@@ -30,6 +31,7 @@ from infodyn_interp.run.values import (
 from infodyn_interp.run.words import explain, flag_type, refuse
 
 __all__ = [
+    "Observe",
     "Run",
     "choose_precisions",
     "digest_of",
@@ -38,6 +40,7 @@ __all__ = [
     "list_layers",
     "read",
     "read_bytes",
+    "read_replies",
 ]
 
 WHERE = {
@@ -46,6 +49,7 @@ WHERE = {
     "engine",
     "address",
 }  # it is computed and kept: nothing of a result depends on these
+TABLE = "observe"  # of a run file: what is done with a finished sweep
 MANY = 10_000  # layers: more than any model has
 
 
@@ -183,6 +187,7 @@ def read(file: str | os.PathLike[str], **flags: Any) -> Run:
     """
     folder, given = Path(file).parent, {key: value for key, value in flags.items() if value is not None}
     keys = _parse(Path(file))
+    keys.pop(TABLE, None)
     for key, located in (("texts", _locate), ("out", _locate), ("model", _model)):
         if isinstance(keys.get(key), str):
             keys[key] = located(keys[key], folder)
@@ -191,6 +196,27 @@ def read(file: str | os.PathLike[str], **flags: Any) -> Run:
     except RequestError as wrong:
         if str(wrong).partition(":")[0] in given:
             raise
+        raise RequestError(f"{file}: {wrong}") from None
+
+
+def read_replies(file: str | os.PathLike[str]) -> Observe | None:
+    """The table `[observe]` of a run file, or None. Its relative paths start from the file's own folder.
+
+    Raises:
+        RequestError: the file cannot be read, or the table does not describe replies.
+    """
+    if (keys := _parse(Path(file)).get(TABLE)) is None:
+        return None
+    if not isinstance(keys, dict):
+        raise RequestError(
+            f"{file}: {TABLE}: {brief(keys)} is no table; write its keys below a line [{TABLE}]"
+        )
+    for key, located in (("prompts", _locate), ("out", _locate), ("embedder", _model)):
+        if isinstance(keys.get(key), str):
+            keys[key] = located(keys[key], Path(file).parent)
+    try:
+        return Observe(**keys)
+    except RequestError as wrong:
         raise RequestError(f"{file}: {wrong}") from None
 
 

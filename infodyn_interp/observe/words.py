@@ -22,7 +22,7 @@ def describe_output(result: xarray.DataTree) -> str:
     else:
         lines.append(f"{int(known.sum())} replies to {out.sizes['prompt']} prompts, without a model.")
     if short := int((~known).sum()) if has_model else 0:
-        lines.append(f"{short} replies have fewer than two steps and no motion: they are left out.")
+        lines.append(f"Replies of fewer than two steps have no motion and are left out: {short}.")
     lines.append(
         f"Steps: {run['step']}. Embedder: {about['embedder']}. Floating equilibrium: alpha {run['alpha']:g}, half-life"
         f" {out.attrs['half_life']:.1f} steps."
@@ -34,6 +34,7 @@ def describe_output(result: xarray.DataTree) -> str:
         " tension persist, and tie with speed, where nothing else does."
     )
     lines += _about_conditions(result)
+    lines += _about_instantiation(result)
     if has_model:
         lines += _about_inside(result, run)
     return "\n".join(lines)
@@ -49,16 +50,55 @@ def _about_conditions(result: xarray.DataTree) -> list[str]:
     for name in ("tension", "speed", "curvature"):
         of, unit = found.sel(proxy=name), out[name].attrs["units"].removeprefix("1").strip()
         ends = (np.atleast_1d(of[f"value{end}"].values) for end in ("", "_low", "_high"))
-        said = [f"{value:.3g} [{low:.3g}, {high:.3g}]" for value, low, high in zip(*ends, strict=True)]
+        said = [
+            f"{value:.3g} [{low:.3g}, {high:.3g}] {unit}".rstrip()
+            for value, low, high in zip(*ends, strict=True)
+        ]
         if "difference" in of:
             value, low, high = (of[f"difference{end}"].values for end in ("", "_low", "_high"))
             heats = zip(of["other"].values, value, low, high, strict=True)
-            apart = [
-                f"at {heat:g} more by {one:.3g} [{less:.3g}, {more:.3g}]" for heat, one, less, more in heats
-            ]
-            said = [f"{said[0]} at {found['temperature'].values[0]:g}", *apart]
-        lines.append(f"  {name}: {', '.join(said)} {unit}".rstrip() + ".")
+            apart = [f"at {heat:g} {one:+.3g} [{less:.3g}, {more:.3g}]" for heat, one, less, more in heats]
+            said = [f"{said[0]} at temperature {found['temperature'].values[0]:g}", *apart]
+        lines.append(f"  {name}: {', '.join(said)}.")
     return lines
+
+
+BEFORE = {"none": "no prompt", "prompt": "the prompt alone", "chat": "the prompt in its chat template"}
+
+
+def _about_instantiation(result: xarray.DataTree) -> list[str]:
+    """How freely trials differ by what stands before them, in the middle layer."""
+    if reason := result["output"].attrs.get("no_instantiation"):
+        return [f"Prior and instantiation are not compared: {reason}."]
+    if "instantiation" not in result["output"].children:
+        return []
+    found = result["output/instantiation"].to_dataset().isel(temperature=0)
+    middle = int(found["layer"].values[found.sizes["layer"] // 2])
+    found = found.sel(layer=middle)
+    own = found.sel(weights="trained")
+    lines = [
+        f"Prior and instantiation: first {found.attrs['tokens']} tokens of trials, layer {middle}, temperature"
+        f" {float(found['temperature']):g}, {found.sizes['prompt']} prompts (95 % interval). Directions"
+        " that the states of trials differ in, and size of a step, after"
+    ]
+    base = own["condition"].values[0]
+    for name in own["condition"].values:
+        of = own.sel(condition=name)
+        directions, step = (of.sel(statistic=one) for one in ("participation_ratio", "step_size"))
+        said = f"  {BEFORE[name]}: {_interval(directions, 'value')} directions, steps of {_interval(step, 'value')}"
+        if name != base:
+            more = own.sel(instance=name, statistic="participation_ratio")
+            said += f"; against {BEFORE[base]} {_interval(more, 'difference', '+')} directions"
+        if "untrained" in found["weights"]:
+            twin = found.sel(weights="untrained", condition=name, statistic="participation_ratio")
+            said += f"; the untrained twin, on the same tokens: {_interval(twin, 'value')} directions"
+        lines.append(said + ".")
+    return lines
+
+
+def _interval(of: xarray.Dataset, name: str, sign: str = "") -> str:
+    value, low, high = (float(of[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{value:{sign}.3g} [{low:.3g}, {high:.3g}]"
 
 
 def _about_inside(result: xarray.DataTree, run: dict[str, object]) -> list[str]:
@@ -76,5 +116,16 @@ def _about_inside(result: xarray.DataTree, run: dict[str, object]) -> list[str]:
     return [
         *lines,
         f"What of the inside shows, of {coupling['verdict'].size} cells (layer, series, proxy): {said}.",
+        _seen_at_least(coupling),
         str(coupling.attrs["caveat"]),
     ]
+
+
+def _seen_at_least(coupling: xarray.Dataset) -> str:
+    """What size of coupling these replies could have shown."""
+    limit = coupling["limit"].values[coupling["limit"].notnull().values]
+    finite = limit[np.isfinite(limit)]
+    if not finite.size:
+        return "No coupling of any size could have been seen in so few replies: take more prompts, trials or tokens."
+    none = f" (none at all in {limit.size - finite.size} cells)" if finite.size < limit.size else ""
+    return f"A coupling of |r| = {np.median(finite):.2g} would have been seen in half the cases{none}."
