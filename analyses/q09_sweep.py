@@ -7,6 +7,7 @@ Each peak is of a process of its own; both times are of one process, the sweep b
 
 import os
 import resource
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,10 +16,11 @@ from pydoc_data.topics import topics
 import pandas as pd
 import torch
 
-from infodyn_interp import costing, models, sweeping, texts
+from infodyn_interp import models, sweeping, texts
+from infodyn_interp.costing.bench import Bench, time_rows
 
 HERE = Path(__file__).parent
-BATCH, WINDOW, THREADS = 4, 256, os.cpu_count() or 1
+BATCH, WINDOW, REPEATS, THREADS = 4, 256, 3, os.cpu_count() or 1
 
 
 def opened() -> tuple[models.Model, texts.Texts]:
@@ -61,14 +63,18 @@ def seconds_per_token(_: object) -> tuple[float, float]:
     """Of the fit stage of a sweep, and of the fit's row with the reference's second look, around it."""
     model, read = opened()
 
-    def row() -> float:
-        asked = {"batch": BATCH, "window": WINDOW, "threads": THREADS, "repeats": 3}
-        return costing.measure_cost(model, **asked)["fit_with_reference_seconds"] / (BATCH * WINDOW)
+    settings = sweeping.Settings(tuple(range(model.layers)))
+    with tempfile.TemporaryDirectory() as scratch:
+        bench = Bench(model, next(read.batches(BATCH)).tokens, settings, Path(scratch))
+        fit = bench.fit()
 
-    before = row()
-    result = sweeping.sweep(model, read, nulls=(), limits=(), carry=False)
-    pace = float(result["cost"]["tokens_per_second"].sel(stage="fit"))
-    return 1 / pace, (before + row()) / 2
+        def row() -> float:
+            return time_rows({"fit": lambda: bench.read(fit)}, REPEATS)["fit"] / (BATCH * WINDOW)
+
+        before = row()
+        result = sweeping.sweep(model, read, nulls=(), limits=(), carry=False)
+        pace = float(result["cost"]["tokens_per_second"].sel(stage="fit"))
+        return 1 / pace, (before + row()) / 2
 
 
 def main() -> None:
