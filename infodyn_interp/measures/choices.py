@@ -96,14 +96,7 @@ def try_choices(
     places = FIRST + evenly_spaced(window - 1 - FIRST, CONTEXTS)
     logs, values = [], []
     for document, batch in enumerate(reading.first_windows(min(walked, len(paths[0])), 1)):
-        logits = capture(
-            reading.model,
-            batch,
-            lambda _layer: None,
-            layers=(0,),
-            checked=reading.checked,
-            logits_to_keep=window,
-        )[0, places]
+        logits = reading.logits(batch)[0, places]
         top = logits.double().log_softmax(-1).topk(CANDIDATES)
         logs.append(top.values.cpu().numpy())
         laws = [

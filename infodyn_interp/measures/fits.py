@@ -120,6 +120,17 @@ class Reading:
             logits_to_keep=None,
         )
 
+    def logits(self, batch: Batch) -> Float[Tensor, "window position token"]:
+        """One pass for what the model says at every position."""
+        return capture(
+            self.model,
+            batch,
+            lambda _layer: None,
+            layers=(0,),
+            checked=self.checked,
+            logits_to_keep=self.texts.window,
+        )
+
     def _read(self, role: str, documents: range | None) -> Iterator[Batch]:
         done = 0
         for batch in self.texts.batches(self.micro_batch, role, documents):

@@ -8,9 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from infodyn_interp.energy.carry import filter_carry
 from infodyn_interp.energy.gauge import Support, center_rows, support_of
-from infodyn_interp.energy.reference import choose_reference
 from infodyn_interp.energy.terms import Prosody, columns_of, pair_fields, state_columns
 from infodyn_interp.errors import RunError
 from infodyn_interp.hooks import LOGIT_BOUND, LOGIT_BOUND_HALF, Checked, Layer, capture
@@ -154,18 +152,7 @@ def _visitor(inside: Inside, checked: Checked, length: int) -> "_Plain | _Fitted
     if inside.kept is None or inside.prosody is None:
         return _Plain(inside, checked, length)
     kept = inside.kept
-    study = Study(
-        inside.model,
-        length,
-        1,
-        inside.layers,
-        kept.columns.state_rank,
-        inside.prosody,
-        choose_reference(inside.reference),
-        kept.means,
-        checked,
-        {layer: terms.basis for layer, terms in kept.terms.items()},
-    )
+    study = kept.study(inside.model, length, inside.layers, inside.prosody, inside.reference, checked)
     return _Fitted(study, {layer: terms.at(kept.columns, length) for layer, terms in kept.terms.items()})
 
 
@@ -224,10 +211,8 @@ class _Fitted(Pass):
             field = coefficient @ values.mT
             found[name] = center_rows(field[:, :, None].expand_as(energy), support)
         found["residual_energy"] = energy - whole - found["rhythm"] - found["state"]
-        if terms.carry is not None:
-            rho, sill, nugget, total = torch.from_numpy(terms.carry)[:, None].expand(-1, len(states), -1)
-            of_key = (total - sill - nugget).clamp(min=0)
-            found["carry"], _ = filter_carry(energy - within, rho, sill, nugget, of_key, support)
+        if (filtered := terms.filter(energy - within, support)) is not None:
+            found["carry"], _ = filtered
         against = torch.from_numpy(terms.rms)[:, None]
         for name, rows in found.items():
             relative = _sizes(rows, support).cpu() / against

@@ -16,7 +16,6 @@ from infodyn_interp.results import MEANING
 DIGITS = 5  # significant ones of a number in the page
 MOST_TOKENS = 256  # of the example window
 STEPS = 32767  # of a token's energy, from 0 to the head's largest
-ENERGY = {"rms": "energy", "score_rms": "scores"}
 
 
 def page_data(result: xarray.DataTree) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
-from infodyn_interp.energy.carry import per_token
-from infodyn_interp.energy.reference import TABLE, MeanStates
-from infodyn_interp.energy.terms import Basis, Columns, columns_of
+from infodyn_interp.energy.carry import filter_carry, per_token
+from infodyn_interp.energy.gauge import Support
+from infodyn_interp.energy.reference import TABLE, MeanStates, choose_reference
+from infodyn_interp.energy.terms import Basis, Columns, Prosody, columns_of
 from infodyn_interp.errors import RequestError
+from infodyn_interp.hooks import Checked
+from infodyn_interp.models import Model
 from infodyn_interp.sweeping.parts import Part, digest_of_file
+from infodyn_interp.sweeping.passes import Study
 from infodyn_interp.sweeping.plans import STUDY
 from infodyn_interp.sweeping.shards import File, Header, spread, write_file
 
@@ -40,6 +45,16 @@ class Terms:
     pairs: Float[np.ndarray, "head column_within"]
     rms: Float[np.ndarray, " head"]
     carry: Float[np.ndarray, "kind head"] | None
+
+    def filter(
+        self, residual: Float[Tensor, "window head query key"], support: Support
+    ) -> tuple[Float[Tensor, "window head query key"], Float[Tensor, "window head query key"]] | None:
+        """Filtered carry-over and innovation of what nuisance and track leave; None where no carry-over was fitted."""
+        if self.carry is None:
+            return None
+        rho, sill, nugget, total = torch.from_numpy(self.carry)[:, None].expand(-1, len(residual), -1)
+        of_key = (total - sill - nugget).clamp(min=0)
+        return filter_carry(residual, rho, sill, nugget, of_key, support)
 
     def at(self, fitted: Columns, window: int) -> "Terms":
         """The same for shorter windows: their distance bins are the first ones."""
@@ -126,6 +141,29 @@ class Kept:
         )
         basis = Basis(mean, components, centres, float(found["width"]))
         return Terms(basis, found["coefficient"], found["pairs"], found["rms"], found.get("carry"))
+
+    def study(
+        self,
+        model: Model,
+        window: int,
+        layers: Sequence[int],
+        prosody: Prosody,
+        reference: str,
+        checked: Checked,
+    ) -> Study:
+        """What a pass over other texts reads by; the layers are among those kept."""
+        return Study(
+            model,
+            window,
+            1,
+            layers,
+            self.columns.state_rank,
+            prosody,
+            choose_reference(reference),
+            self.means,
+            checked,
+            {layer: self.terms[layer].basis for layer in layers},
+        )
 
     @cached_property
     def means(self) -> MeanStates | None:

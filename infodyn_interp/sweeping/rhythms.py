@@ -8,7 +8,6 @@ from torch import Tensor
 
 from infodyn_interp.energy.terms import Prosody
 from infodyn_interp.errors import RequestError
-from infodyn_interp.hooks import capture
 from infodyn_interp.measures.choices import CANDIDATES, FIRST
 from infodyn_interp.measures.fits import Fitted, Reading
 from infodyn_interp.measures.multipliers import LEAST_DOCUMENTS, predict_choice
@@ -45,15 +44,7 @@ def foretell_choices(reading: Reading, fitted: Fitted, kept: Kept) -> xarray.Dat
     prosody = Prosody(read_pieces(reading.texts.tokenizer))
     found, windows = [], []
     for batch in reading.first_windows(PATHS, reading.micro_batch):
-        logits = capture(
-            reading.model,
-            batch,
-            lambda _layer: None,
-            layers=(0,),
-            checked=reading.checked,
-            logits_to_keep=reading.texts.window,
-        )
-        top = logits[:, FIRST:-1].topk(CANDIDATES).indices.cpu()
+        top = reading.logits(batch)[:, FIRST:-1].topk(CANDIDATES).indices.cpu()
         found += [_contexts(window, one) for window, one in zip(batch.tokens.cpu(), top, strict=True)]
         windows += list(batch.tokens.cpu())
     windows = [window for window, one in zip(windows, found, strict=True) if len(one[0]) >= LEAST_CONTEXTS]

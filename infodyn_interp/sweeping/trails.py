@@ -11,8 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from infodyn_interp import results
-from infodyn_interp.energy.carry import filter_carry
-from infodyn_interp.energy.reference import choose_reference
 from infodyn_interp.energy.terms import Prosody, columns_of, pair_fields, row_blocks
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Layer, capture
@@ -86,18 +84,8 @@ def read_trails(
     are means over heads in the same unit. NaN where a query has too few keys.
     """
     terms = {layer: kept.terms[layer] for layer in layers}
-    study = Study(
-        reading.model,
-        reading.texts.window,
-        1,
-        layers,
-        kept.columns.state_rank,
-        Prosody(read_pieces(reading.texts.tokenizer)),
-        choose_reference(reference),
-        kept.means,
-        reading.checked,
-        {layer: one.basis for layer, one in terms.items()},
-    )
+    prosody = Prosody(read_pieces(reading.texts.tokenizer))
+    study = kept.study(reading.model, reading.texts.window, layers, prosody, reference, reading.checked)
     visit, done = _Trail(study, terms), 0
     for batch in reading.first_windows(PATHS, reading.micro_batch):
         visit.begin(batch)
@@ -120,14 +108,13 @@ class _Trail(Pass):
     def __call__(self, layer: Layer) -> None:
         z, scores, surface = self._read(layer)
         index, support, terms = layer.index, self._supports[layer.index], self._terms[layer.index]
-        if terms.carry is None:
-            raise RequestError(f"inside: layer {index} has no carry-over there; sweep with longer windows")
         rows = slice(0, len(support.queries))
         energy = self._energy(index, scores, surface, rows, support.window)
         within = pair_fields(z, self._frozen(terms.pairs).expand(len(z), -1, -1), self._columns, support)
-        rho, sill, nugget, total = torch.from_numpy(terms.carry)[:, None].expand(-1, len(z), -1)
-        of_key = (total - sill - nugget).clamp(min=0)
-        carried, innovation = filter_carry(energy - within, rho, sill, nugget, of_key, support)
+        filtered = terms.filter(energy - within, support)
+        if filtered is None:
+            raise RequestError(f"inside: layer {index} has no carry-over there; sweep with longer windows")
+        carried, innovation = filtered
         inverse, own = support.inverse_counts.to(energy), torch.from_numpy(terms.rms)[:, None]
         undone = (innovation * (carried - innovation)).sum(-1) < 0
         sizes = {
