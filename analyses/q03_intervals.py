@@ -80,6 +80,7 @@ def main() -> None:
     ask.add_argument("--draws", type=int, default=2000)
     ask.add_argument("--processes", type=int, default=1)
     asked = ask.parse_args()
+    (HERE / "data").mkdir(exist_ok=True)
     rows = []
     with ProcessPoolExecutor(asked.processes, get_context("spawn")) as pool:
         for documents in (8, 16, 32):
@@ -91,9 +92,8 @@ def main() -> None:
                 rows.append(
                     {"documents": documents, "what": name, "draws": len(found), "covered": covered.mean()}
                 )
-    table = pd.DataFrame(rows)
-    (HERE / "data").mkdir(exist_ok=True)
-    table.round(4).to_csv(HERE / "data" / "intervals.csv", index=False)
+            table = pd.DataFrame(rows)
+            table.round(4).to_csv(HERE / "data" / "intervals.csv", index=False)
     print(table.to_string(index=False))
 
 
