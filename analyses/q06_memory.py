@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def one_fit(model: str, documents: int, words: int, micro_batch: int, workers: i
 
 def apart(*arguments: object) -> dict[str, float]:
     """The same in a process of its own."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(one_fit, arguments)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(one_fit, *arguments).result()
 
 
 def save_model(folder: Path) -> str:
