@@ -2,7 +2,8 @@
 
     python analyses/q03_intervals.py --draws 2000 --processes 2      # writes analyses/data/intervals.csv
 
-A gain's truth is its expectation at that number of documents: the mean over all draws.
+A gain's truth is its expectation at that number of documents: the mean over all draws. Documents are drawn from one
+world: all draws have one vocabulary and one basis, or an interval over documents would be asked for what it cannot know.
 """
 
 import argparse
@@ -29,12 +30,17 @@ PLANTED = WIDTHS.index(0.4) * len(TAUS) + TAUS.index(2.0)
 RHOS = (0.3, 0.6, 0.9)
 
 
+def vocabulary() -> np.random.Generator:
+    """The same mean states of types in every draw."""
+    return np.random.default_rng(20)
+
+
 def one_draw(documents: int, seed: int) -> dict[str, list[float]]:
     """Gains with their intervals, and whether the track's coefficient and each rho are covered."""
     torch.set_num_threads(1)
     generator = np.random.default_rng([documents, seed])
-    basis = survey_basis(WORLDS["noise"], WINDOW, seed, generator)
-    drawn = draw([WORLDS["prosody_20"], TRACK], documents, WINDOW, generator)
+    basis = survey_basis(WORLDS["noise"], WINDOW, 0, np.random.default_rng(0), vocabulary())
+    drawn = draw([WORLDS["prosody_20"], TRACK], documents, WINDOW, generator, vocabulary())
     support = support_of(WINDOW)
     algebra = WindowAlgebra(support, FITTED)
     moments = Moments.empty(algebra.columns, 2, documents)

@@ -48,9 +48,15 @@ def weigh_draw(worlds: Sequence[World], documents: int, window: int, seed: int) 
     return weigh_energies(draw(worlds, documents, window, generator), basis)
 
 
-def survey_basis(world: World, window: int, seed: int, generator: np.random.Generator) -> Basis:
+def survey_basis(
+    world: World,
+    window: int,
+    seed: int,
+    generator: np.random.Generator,
+    vocabulary: np.random.Generator | None = None,
+) -> Basis:
     """The components that worlds are made of, with centres and width found on other documents, as in a survey."""
-    states = draw([world], REFERENCE_DOCUMENTS, window, generator).states[:, FIRST_KEY:, :FITTED]
+    states = draw([world], REFERENCE_DOCUMENTS, window, generator, vocabulary).states[:, FIRST_KEY:, :FITTED]
     found = fit_basis(states.reshape(-1, FITTED), FITTED, seed)
     return Basis(torch.zeros(COMPONENTS), torch.eye(COMPONENTS), found.centres, found.width)
 

@@ -72,7 +72,13 @@ def center(values: Float[np.ndarray, "*batch query key"]) -> Float[np.ndarray, "
     return np.where(mask, kept - mean, 0)
 
 
-def draw(worlds: Sequence[World], documents: int, window: int, generator: np.random.Generator) -> Draw:
+def draw(
+    worlds: Sequence[World],
+    documents: int,
+    window: int,
+    generator: np.random.Generator,
+    vocabulary: np.random.Generator | None = None,
+) -> Draw:
     """Draw documents and what each world makes of them.
 
     Args:
@@ -80,6 +86,9 @@ def draw(worlds: Sequence[World], documents: int, window: int, generator: np.ran
         documents: one window each.
         window: tokens in a window, more than `FIRST_QUERY` + 4.
         generator: of everything random.
+        vocabulary: of what documents share, the mean state of every token type; `generator` by default, so that every
+            draw has a vocabulary of its own. An interval over documents is of one vocabulary: to ask whether it
+            covers, give every draw the same.
 
     Raises:
         RequestError: a window too short to hold a support, no document, or worlds of both kinds of states.
@@ -89,7 +98,7 @@ def draw(worlds: Sequence[World], documents: int, window: int, generator: np.ran
         raise RequestError("worlds: those with persistent states are drawn apart")
     if window < FIRST_QUERY + 4 or documents < 1:
         raise RequestError(f"a draw needs a document and windows of {FIRST_QUERY + 4} tokens at least")
-    seen = _see(documents, window, kinds.pop(), generator)
+    seen = _see(documents, window, kinds.pop(), generator, vocabulary or generator)
     energies = np.empty((documents, len(worlds), window, window))
     for place, world in enumerate(worlds):
         noise = center(generator.standard_normal((documents, window, window)))
@@ -114,10 +123,16 @@ class _Seen:
     flags: Int[np.ndarray, "document key flag"]
 
 
-def _see(documents: int, window: int, persistent: bool, generator: np.random.Generator) -> _Seen:
+def _see(
+    documents: int,
+    window: int,
+    persistent: bool,
+    generator: np.random.Generator,
+    vocabulary: np.random.Generator,
+) -> _Seen:
     weights = 1 / np.arange(1, TYPES + 1)
     types = generator.choice(TYPES, (documents, window), p=weights / weights.sum())
-    means = generator.standard_normal((TYPES, COMPONENTS))
+    means = vocabulary.standard_normal((TYPES, COMPONENTS))
     means -= weights @ means / weights.sum()
     means /= np.sqrt((weights[:, None] * means**2).sum(0) / weights.sum())
     own = _persist(generator.standard_normal((documents, window, COMPONENTS)), MEMORY)
