@@ -3,7 +3,7 @@
     python analyses/q03_intervals.py --draws 2000 --processes 2      # writes analyses/data/intervals.csv
 
 A gain's truth is its expectation at that number of documents: the mean over all draws. Documents are drawn from one
-world: all draws have one vocabulary and one basis, or an interval over documents would be asked for what it cannot know.
+world: all draws have one vocabulary and one basis, for an interval over documents knows of no other.
 """
 
 import argparse
