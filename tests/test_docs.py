@@ -71,7 +71,8 @@ def test_the_command_lines_of_a_page_are_ones(page):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_links_of_a_page_lead_somewhere(page):
     made = {"options.md", "python.md"}  # when the site is built
-    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text) + re.findall(r'src="([^"]+)"', text):
         assert (page.parent / target).exists() or target in made, target
 
 
