@@ -810,7 +810,7 @@ def test_save_all_writes_every_figure_with_its_caption_and_twice_the_same(
     again = figures.save_all(result, tmp_path / "again", format=kind, heads="4.1")
     for one, other in zip(written, again, strict=True):
         assert one.read_bytes() == other.read_bytes()
-    assert len(list(written[0].parent.iterdir())) == 2 * len(written)
+    assert len(list(written[0].parent.iterdir())) == (3 if kind == "pdf" else 2) * len(written)
 
 
 def test_save_all_draws_what_the_result_can_carry(result: xarray.DataTree, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from infodyn_interp.figures.selection import choose_heads, find_group, most_gain
 from infodyn_interp.figures.smoothings import alpha_sweep
 from infodyn_interp.figures.temperatures import temperature_ladder
 from infodyn_interp.figures.trajectories import trajectory
+from infodyn_interp.figures.typesetting import typeset
 from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.results import Heads
 
@@ -100,6 +101,7 @@ def save_all(
 ) -> list[Path]:
     """Write every figure whose group the result has, its caption beside it as .txt; returns their paths.
 
+    Beside a pdf lies a .tex too: the figure with its caption, for LaTeX's `input`.
     All are drawn (`draw_all`) before the first is written. Raises RequestError for what the figures refuse, an
     unknown format, a result without any of the groups, and a folder that cannot be written.
     """
@@ -114,9 +116,11 @@ def save_all(
         folder.mkdir(parents=True, exist_ok=True)
         for path, plate in zip(written, plates.values(), strict=True):
             plate.savefig(path, format=format, metadata=DATELESS[format])
-            path.with_name(f"{path.name.removesuffix('.' + format)}.txt").write_text(
-                plate.caption + "\n", "utf-8"
-            )
+            name = path.name.removesuffix(f".{format}")
+            path.with_name(f"{name}.txt").write_text(plate.caption + "\n", "utf-8")
+            if format == "pdf":
+                wide = width == "page"
+                path.with_name(f"{name}.tex").write_text(typeset(name, plate.caption, wide=wide), "utf-8")
     except OSError as error:
         raise RequestError(
             f"cannot write figures to {folder} ({error.strerror}): name another folder"
