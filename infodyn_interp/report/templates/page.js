@@ -24,11 +24,11 @@
     if (value === null || value === undefined) return "–";
     if (typeof value !== "number") return value;
     const size = Math.abs(value);
-    const text = Number.isInteger(value) ? String(value) : size >= 100 ? value.toFixed(0) : size >= 0.001 ? value.toFixed(3) : value.toPrecision(2);
-    return text.replace("-", "−");
+    const text = Number.isInteger(value) ? String(value) : size >= 100 ? value.toFixed(0) : size >= 0.001 ? value.toFixed(3) : size >= 0.0001 ? value.toPrecision(2) : value.toExponential(1);
+    return text.replaceAll("-", "−");
   }
   const interval = (middle, low, high) =>
-    show(middle) + (low === null || low === undefined ? "" : ` [${show(low)}, ${show(high)}]`);
+    show(middle) + (low === null || low === undefined ? "" : ` [${show(low)},\u00a0${show(high)}]`);
   const finite = (values) => values.filter((value) => typeof value === "number");
 
   // Theme: as the system, then light, then dark.
@@ -54,7 +54,7 @@
 
   const grid = byId("grid");
   const cells = new Array(count);
-  const corner = make("div", { role: "row" }, make("div", { role: "columnheader", class: "axis", style: "--l:-1;--h:-1" }, "head"));
+  const corner = make("div", { role: "row" }, make("div", { role: "columnheader", class: "axis corner", style: "--l:-1;--h:-1" }));
   data.layers.forEach((layer, l) =>
     corner.append(make("div", { role: "columnheader", class: "axis", style: `--l:${l};--h:-1`, "aria-label": `layer ${layer}` }, String(layer))));
   grid.append(corner);
@@ -73,6 +73,7 @@
     const turned = narrow.matches && columns < data.layers.length;
     grid.classList.toggle("turned", turned);
     grid.style.maxWidth = `${32 * ((turned ? columns : data.layers.length) + 1)}px`;
+    grid.querySelector(".corner").textContent = turned ? "layer" : "head"; // what its column counts
     document.querySelector(".along").textContent = turned ? "from top to bottom" : "from left to right";
   };
   narrow.addEventListener("change", turn);
@@ -254,7 +255,7 @@
     const at = (name) => (data.track[name] || [])[chosen];
     const header = make("tr", null, make("th", { scope: "col" }, "width \\ memory"), ...data.track.tau.map((tau) => make("th", { scope: "col" }, `${show(tau)} tokens`)));
     const rows = data.track.width.map((width, w) => make("tr", null, make("th", { scope: "row" }, show(width)),
-      ...data.track.tau.map((tau, t) => make("td", null, show(gains[w][t]) + (kept && kept[w][t] === 1 ? " ✓" : "") + (width === at("width_chosen") && tau === at("tau_chosen") ? " ●" : "")))));
+      ...data.track.tau.map((tau, t) => make("td", null, show(gains[w][t]) + (kept && kept[w][t] === 1 ? "\u00a0✓" : "") + (width === at("width_chosen") && tau === at("tau_chosen") ? "\u00a0●" : "")))));
     return make("div", { class: "card" }, make("h3", null, "Track: gain by width and memory"),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Gain of the track by width and memory" }, make("table", null, make("thead", null, header), make("tbody", null, ...rows))),
       make("p", { class: "meaning" }, `Held-out gain of each track over nuisance; ● the chosen one${kept ? ", ✓ those that the data do not reject" : ""}. Coefficient ${show(at("track_coefficient"))} nats per unit of track; below 0 is a well.`));
