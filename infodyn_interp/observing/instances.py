@@ -172,12 +172,14 @@ def compare(
     count = np.stack(
         [np.stack([(one != NOTHING).all(-1).sum(-1) for one in tokens[name]]) for name in conditions]
     )
-    out["trials"] = (
+    trials = xarray.Variable(
         ("condition", "prompt", "temperature"),
-        count[:, kept.values],
+        count,
         {"units": "trials", "long_name": "trials that reach all tokens; the others are left out"},
     )
-    return out.assign_attrs(
+    # all prompts, as the group above has them: empty where one is left out
+    every = by_prompt.where(kept).assign_attrs(out["by_prompt"].attrs)
+    return out.assign(by_prompt=every, trials=trials).assign_attrs(
         tokens=next(iter(tokens.values()))[0].shape[-1],
         prompts_left_out=int((~kept).sum()),
         states="attention input of each layer, raw units",
