@@ -9,7 +9,8 @@ import pandas as pd
 import xarray
 from scipy import stats
 
-from infodyn_interp import observe
+from infodyn_interp import measures, observe
+from infodyn_interp.observing.instances import compare
 from infodyn_interp.planted import REPLY_WORLDS, draw_replies
 
 TERMS = ("prosody", "rhythm", "state", "track")
@@ -675,6 +676,100 @@ def _cost() -> xarray.Dataset:
 
 
 @cache
+def make_measured(layers: int = 6, documents: int = 6, seed: int = 0) -> xarray.DataTree:
+    """What `infodyn measures` gives by depth of a model and two nulls: fidelity, stability and maps."""
+    draw, null = np.random.default_rng(seed), ["trained", "untrained", "shuffled_tokens"]
+    layer, quantities = 2 * np.arange(layers), ["first", "second"]
+    apart = np.array([0, 0.5, 0.1])
+
+    def around(name: str, size: float, *dims: str) -> dict[str, xarray.Variable]:
+        shape = 3, *(len(coords[dim]) for dim in dims)
+        middle = size * (apart.reshape(3, *[1] * len(dims)) + draw.uniform(1.2, 1.6, shape))
+        return {
+            name + end: variable(("null", *dims), middle + 0.05 * sign * abs(size), "1", name)
+            for end, sign in (("", 0), ("_low", -1), ("_high", 1))
+        }
+
+    coords: dict[str, Any] = {
+        "layer": layer,
+        "target": layer,
+        "lens": ["logit", "affine"],
+        "geometry": ["raw", "angular"],
+        "vector": [0, 1],
+    }
+    curves = dict.fromkeys(("ffn_linear", "ffn_size", "update_size", "cosine", "growth", "embedding"), 0.3)
+    curves |= {
+        "ffn_angle": 30,
+        "lipschitz": 2,
+        "inversion_error": -1,
+        "gradient": 0.5,
+        "gradient_without_skip": -4,
+    }
+    groups = {
+        "fidelity": around("kl", 2, "lens", "layer") | around("kl_unigram", 3),
+        "stability": around("rate", 0.1, "vector", "geometry", "layer")
+        | around("exponent", 0.1, "vector", "geometry"),
+        "maps": {
+            name: one for curve, size in curves.items() for name, one in around(curve, size, "layer").items()
+        }
+        | around("transfer", 0.2, "target", "layer"),
+    }
+    words = np.array([["", ""], ["DIFFERS: above it in 6", "LOOKS THE SAME: above it in 0"]] * 2)[[0, 1, 3]]
+    verdict = variable(("null", "quantity"), words, "text", "does the measure tell the model from the null?")
+    known = {"null": null, "quantity": quantities}
+    return xarray.DataTree.from_dict(
+        {"/": xarray.Dataset(attrs={"model": "demo", "documents": documents, "window": 64})}
+        | {
+            f"/{name}": xarray.Dataset(
+                {**data, "verdict": verdict},
+                {
+                    dim: values
+                    for dim, values in coords.items()
+                    if any(dim in one.dims for one in data.values())
+                }
+                | known,
+            )
+            for name, data in groups.items()
+        }
+    )
+
+
+@cache
+def make_jumping() -> xarray.Dataset:
+    """What `find_jumps` says of a state that steps further where |M_t| is large."""
+    draw = np.random.default_rng(0)
+    carry = np.exp(0.3 * draw.standard_normal((6, 120)))
+    size = 1.0 * (carry > np.quantile(carry, 0.7))
+    steps = np.exp(size)[..., None] * draw.standard_normal((6, 120, 3))
+    state = steps.cumsum(1) - steps  # the step from t to t + 1 is that of |M_t|
+    return measures.find_jumps(state, carry, shuffles=19)
+
+
+@cache
+def make_acting() -> xarray.Dataset:
+    """What `helpful` says of random walks."""
+    return measures.helpful(np.random.default_rng(1).standard_normal((20, 30, 2)))
+
+
+def make_instances(
+    prompts: int = 6, layers: int = 6, left_out: int = 1, twin: bool = True, seed: int = 0
+) -> xarray.Dataset:
+    """The group of `infodyn observe --instantiation` at two temperatures: instances freer than the prior."""
+    draw, free = np.random.default_rng(seed), {"none": 3.0, "prompt": 5.0, "chat": 6.0}
+    freedom: dict[str, dict[str, list[np.ndarray]]] = {}
+    for stage in ("study", "untrained") if twin else ("study",):
+        size = np.array([1.0, 4.0]) * (1 if stage == "study" else 0.7)
+        freedom[stage] = {
+            name: [mean * size * draw.uniform(0.8, 1.2, (2, layers, 2)) for _ in range(prompts)]
+            for name, mean in free.items()
+        }
+    for place in range(left_out):
+        freedom["study"]["chat"][place][:] = np.nan
+    tokens = {name: [draw.integers(0, 99, (2, 6, 8)) for _ in range(prompts)] for name in free}
+    return compare(tokens, freedom, {"temperature": [0.7, 1.0], "layer": 3 * np.arange(layers)})
+
+
+@cache
 def make_observed() -> dict[str, Any]:
     """What the output side gives for replies without structure at three temperatures: a value a figure of it."""
     draw = np.random.default_rng(0)
@@ -693,6 +788,7 @@ def make_observed() -> dict[str, Any]:
         .isel(one)
         .assign(text=("step", pieces)),
         "described": observe.describe(seen),
+        "instances": make_instances().isel(temperature=0),
         "swept": observe.sweep_alpha(x.isel(temperature=1), draws=20),
         "coupled": observe.couple(
             drawn.seen, inside, drawn.controls, inside.where(inside["layer"] > 6, -inside)

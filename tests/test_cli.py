@@ -260,6 +260,16 @@ def test_figures_are_written_in_every_format_asked_and_named(run, study, kinds):
     assert all(os.path.getsize(name) > 1000 for name in named)
 
 
+def test_figures_of_a_talk_are_drawn_on_a_wider_sheet(run, study):
+    def width(*more):
+        code, out, err = run("figures", study, "--format", "png", "--heads", "2.0,4.1", *more)
+        assert (code, err) == (0, [])
+        named = [line.removeprefix("figure").strip() for line in out.splitlines()]
+        return {int.from_bytes(Path(name).read_bytes()[16:20]) for name in named}
+
+    assert (width(), width("--style", "talk")) == ({990}, {1860})
+
+
 # Requests that are wrong
 
 
@@ -285,6 +295,8 @@ def test_figures_are_written_in_every_format_asked_and_named(run, study, kinds):
         (["show", "STUDY", "terms", "--sort", "beauty"], r"no column beauty; its columns are layer, head"),
         (["figures", "STUDY", "--format", "pdf,gif"], r"'gif' is not one of pdf, svg, png"),
         (["figures", "STUDY", "--heads", "9.9"], r"9\.9 asked"),
+        (["figures", "STUDY", "--style", "poster"], r"'poster' is not one of 'paper', 'talk'"),
+        (["figures", "STUDY", "--width", "poster"], r"'poster' is not one of 'column', 'page'"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_2(refused, study, words, message):

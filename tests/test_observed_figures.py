@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from synthetic import make_observed
+import xarray
+from synthetic import make_instances, make_observed
 
 from infodyn_interp import RequestError, figures
 
@@ -21,7 +22,7 @@ def test_a_trajectory_shows_tension_over_its_text_and_both_ways(width, start):
     above, below = plate.axes
     (line,) = drawn(above, "tension")
     np.testing.assert_array_equal(line.get_ydata(), seen["tension"][start : start + len(line.get_ydata())])
-    assert len(line.get_ydata()) == min(40 - start, {"column": 28, "page": 64}[width])
+    assert len(line.get_ydata()) == min(40 - start, {"column": 24, "page": 55}[width])
     shown = [text.get_text() for text in above.get_xticklabels()]
     assert shown[:2] == {0: ["The", "quick"], 30: ["sleeps", ".⏎"]}[start]
     (way,) = drawn(below, "xbar")
@@ -71,12 +72,57 @@ def test_a_coupling_map_marks_every_verdict_where_it_is():
         (mesh,) = drawn(ax, "r")
         np.testing.assert_array_equal(mesh.get_array().reshape(one["r"].shape), one["r"])
         for verdict in ("VISIBLE", "ALSO_UNTRAINED", "ONLY_THROUGH_SURPRISAL"):
-            (dots,) = drawn(ax, verdict)
-            row, column = np.nonzero((one["verdict"] == verdict).values)
-            np.testing.assert_array_equal(np.asarray(dots.get_offsets()) - 0.5, np.stack([column, row], 1))
+            up, down = drawn(ax, verdict)
+            for dots, side in ((up, one["r"] >= 0), (down, one["r"] < 0)):
+                row, column = np.nonzero(((one["verdict"] == verdict) & side).values)
+                np.testing.assert_array_equal(
+                    np.asarray(dots.get_offsets()) - 0.5, np.stack([column, row], 1)
+                )
     assert "reliability .8" in plate.caption
     counts = sum(map(int, re.findall(r"(\d+) (?:VISIBLE|ALSO|ONLY|NOT_VIS)", plate.caption)))
     assert counts == coupled["verdict"].size
+
+
+@pytest.mark.parametrize("layer", [None, 3])
+@pytest.mark.parametrize("twin", [True, False])
+def test_an_instantiation_shows_every_condition_paired_by_prompt_beside_the_twin(twin, layer):
+    found = make_instances(twin=twin).isel(temperature=1)
+    plate = figures.instantiation(found, layer)
+    at = 9 if layer is None else layer
+    for above, below, name in zip(plate.axes[:2], plate.axes[2:], found["statistic"].values, strict=True):
+        one = found.sel(statistic=name)
+        for weights in found["weights"].values:
+            here = one.sel(weights=weights, layer=at)
+            (dots,), (bars,) = drawn(above, weights), drawn(above, f"{weights} interval")
+            np.testing.assert_array_equal(dots.get_ydata(), here["value"])
+            ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+            np.testing.assert_array_equal(ends, np.stack([here["value_low"], here["value_high"]], 1))
+            for instance in ("prompt", "chat"):
+                (line,) = drawn(below, f"{weights} {instance}")
+                np.testing.assert_array_equal(
+                    line.get_ydata(), one["difference"].sel(weights=weights, instance=instance)
+                )
+        lines = np.array([line.get_ydata() for line in drawn(above, "prompt")])
+        by_prompt = one["by_prompt"].sel(weights="trained", layer=at).transpose("prompt", "condition")
+        np.testing.assert_array_equal(lines, by_prompt)
+    assert plate.axes[0].get_title("left") == f"participation ratio, layer {at}"
+    assert "n = 5 prompts, 6 trials each; 1 prompts left out" in plate.caption
+    assert ("the untrained twin" in plate.caption) == twin
+
+
+def test_a_prompt_that_is_left_out_keeps_its_place_in_the_group():
+    found = make_instances(prompts=4, left_out=2)
+    assert found["by_prompt"].isnull().all(set(found["by_prompt"].dims) - {"prompt"}).values.tolist() == [
+        1,
+        1,
+        0,
+        0,
+    ]
+    names = xarray.Dataset(coords={"prompt_text": ("prompt", list("abcd"))})
+    tree = xarray.DataTree.from_dict({"/output": names, "/output/instantiation": found})
+    assert tree["output/instantiation"]["prompt_text"].values.tolist() == list("abcd")
+    kept = found["by_prompt"].isel(prompt=[2, 3]).mean("prompt")
+    np.testing.assert_allclose(found["value"], kept.transpose(*found["value"].dims))
 
 
 def test_what_cannot_be_drawn_is_refused():
@@ -88,6 +134,12 @@ def test_what_cannot_be_drawn_is_refused():
         (lambda: figures.trajectory(seen.drop_vars(["text", "x_plane"])), "needs text, x_plane"),
         (lambda: figures.temperature_ladder(described.isel(temperature=0)), "no temperatures"),
         (lambda: figures.temperature_ladder(described, "median"), "take mean, trend, autocorrelation"),
+        (lambda: figures.instantiation(make_instances()), "of one temperature"),
+        (lambda: figures.instantiation(seen), "give the group output/instantiation"),
+        (
+            lambda: figures.instantiation(make_observed()["instances"], 4),
+            r"layer: 4 asked, the instantiation has 0\.\.15 by 3",
+        ),
         (lambda: figures.coupling_map(coupled.drop_vars("verdict")), "no verdicts"),
     ):
         with pytest.raises(RequestError, match=message):

@@ -1,27 +1,12 @@
 """Figures of trajectories show what was found: positions, levels and counts are those of the data."""
 
-from functools import cache
-
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from synthetic import make_acting, make_jumping
 
 import infodyn_interp as idi
 from infodyn_interp.errors import RequestError
-
-
-@cache
-def jumping():
-    draw = np.random.default_rng(0)
-    carry = np.exp(0.3 * draw.standard_normal((6, 120)))
-    size = 1.0 * (carry > np.quantile(carry, 0.7))
-    steps = np.exp(size)[..., None] * draw.standard_normal((6, 120, 3))
-    state = steps.cumsum(1) - steps  # the step from t to t + 1 is that of |M_t|
-    return idi.measures.find_jumps(state, carry, shuffles=19)
-
-
-@cache
-def acting():
-    return idi.measures.helpful(np.random.default_rng(1).standard_normal((20, 30, 2)))
 
 
 def marked(plate, name):
@@ -29,7 +14,7 @@ def marked(plate, name):
 
 
 def test_a_raster_marks_every_change_point_and_draws_the_critical_value():
-    found = jumping()
+    found = make_jumping()
     plate = idi.figures.jump_raster(found, [0, 5])
     for line, one in zip(marked(plate, "jump"), (0, 5), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), np.flatnonzero(found["jump"].values[one]))
@@ -38,7 +23,7 @@ def test_a_raster_marks_every_change_point_and_draws_the_critical_value():
 
 
 def test_a_threshold_curve_steps_at_the_critical_value():
-    found = jumping()
+    found = make_jumping()
     plate = idi.figures.threshold_curve(found, "page")
     (step,) = marked(plate, "step")
     assert set(step.get_xdata()[1:3]) == {float(found["critical"])}
@@ -46,8 +31,20 @@ def test_a_threshold_curve_steps_at_the_critical_value():
     assert f"{found.attrs['steps']} steps" in plate.caption
 
 
+def test_a_threshold_curve_is_drawn_into_a_panel_of_ones_own():
+    mine = Figure()
+    left, right = mine.subplots(1, 2)
+    assert idi.figures.threshold_curve(make_jumping(), ax=right) is mine
+    assert not left.has_data()
+    (own,) = idi.figures.threshold_curve(make_jumping()).axes
+    for name in ("step", "quadratic", "constant"):
+        (here,), (there,) = ([line for line in ax.lines if line.get_gid() == name] for ax in (right, own))
+        np.testing.assert_array_equal(here.get_xydata(), there.get_xydata())
+    assert right.get_xlabel() == own.get_xlabel()
+
+
 def test_a_histogram_of_ranks_counts_every_document():
-    found = acting()
+    found = make_acting()
     plate = idi.figures.action_ranks(found)
     for ax in plate.axes:
         assert sum(bar.get_height() for bar in ax.patches) == 20
@@ -61,9 +58,9 @@ def test_what_does_not_hold_the_data_is_refused_in_one_line(draw):
     with pytest.raises(
         RequestError, match=r"figure: no (jump|curve) in what was given; it holds action, rank"
     ):
-        draw(acting())
+        draw(make_acting())
 
 
 def test_a_document_that_is_not_there_is_refused():
     with pytest.raises(RequestError, match="document: 6 asked, there are 0 to 5"):
-        idi.figures.jump_raster(jumping(), [6])
+        idi.figures.jump_raster(make_jumping(), [6])

@@ -24,6 +24,7 @@ from infodyn_interp.cli.requests import read_numbers, read_part, require_writabl
 from infodyn_interp.cli.studies import (
     ROWS,
     Format,
+    Style,
     Width,
     draw_figures,
     plan_study,
@@ -286,6 +287,9 @@ def figures(
     out: Place,
     kinds: Annotated[str, typer.Option("--format", help="pdf, svg or png, or several: pdf,png.")] = "pdf",
     width: Annotated[Width, typer.Option(help="Print width: a column or a page.")] = "column",
+    style: Annotated[
+        Style, typer.Option(help="For print, or with larger type and lines on a wider sheet.")
+    ] = "paper",
     heads: Heads = None,
 ) -> None:
     """Draw the figures of a result, each with its caption, into the folder `fig` beside it."""
@@ -299,7 +303,7 @@ def figures(
     result = results.open_result(out)
     folder = (out if out.is_dir() else out.parent) / "fig"
     require_writable(folder)
-    for file in draw_figures(result, folder, [known[kind] for kind in asked], heads, width):
+    for file in draw_figures(result, folder, [known[kind] for kind in asked], heads, width, style):
         show_path("figure", file)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Format = Literal["pdf", "svg", "png"]
 Width = Literal["column", "page"]
+Style = Literal["paper", "talk"]
 
 ROWS = 20
 SORTED = {"verdicts": "gain", "terms": "gain", "carry": "sill_share", "reference": "r2", "energy": "rms"}
@@ -193,6 +194,7 @@ def draw_figures(
     formats: Sequence[Format],
     heads: str | None = None,
     width: Width = "column",
+    style: Style = "paper",
 ) -> list[Path]:
     """Write every figure of a result in each format; the paths."""
     from infodyn_interp import figures
@@ -200,7 +202,7 @@ def draw_figures(
     return [
         file
         for kind in formats
-        for file in figures.save_all(result, folder, format=kind, width=width, heads=heads)
+        for file in figures.save_all(result, folder, format=kind, width=width, heads=heads, style=style)
     ]
 
 

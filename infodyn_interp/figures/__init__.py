@@ -10,6 +10,7 @@ from infodyn_interp.figures.couplings import coupling_map
 from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
+from infodyn_interp.figures.instances import instantiation
 from infodyn_interp.figures.intervals import gain, reference_fit
 from infodyn_interp.figures.judgements import verdict_map
 from infodyn_interp.figures.ladders import carry_ladder
@@ -45,6 +46,7 @@ __all__ = [
     "fidelity",
     "gain",
     "group_contrasts",
+    "instantiation",
     "jump_raster",
     "landscape",
     "map_curves",

@@ -8,21 +8,15 @@ import xarray
 from matplotlib.axes import Axes
 
 from infodyn_interp.figures.intervals import LINEAR_TO, draw_intervals, scale_gains
-from infodyn_interp.figures.plates import (
-    LABEL_SIZE,
-    RULE,
-    WARM,
-    Plate,
-    name_ticks,
-    new_panels,
-    print_settings,
-)
+from infodyn_interp.figures.plates import RULE, WARM, Plate, area, name_ticks, new_panels, points, printed
 from infodyn_interp.figures.selection import ROWS, Chosen, choose_heads, count, find_group, name_missing
 from infodyn_interp.results import Heads
 
 
-@print_settings()
-def comparison(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def comparison(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> Plate:
     """Gain in a less the gain in b of two results, with 95 % intervals, by layer or named head.
 
     Gains are shares of energy variance; the carry-over's is log(V(long) / V(1)).
@@ -31,12 +25,12 @@ def comparison(result: xarray.DataTree, heads: Heads = None, width: str = "colum
         result: from `compare`.
 
     Raises:
-        RequestError: a head, a width, or a group `contrasts` that is not there; heads, where those of the two models
-            do not match.
+        RequestError: a head, width, style, or a group `contrasts` that is not there; heads, where those of the two
+            models do not match.
     """
     data = find_group(result, "contrasts", "layer_contrast" if heads is None else "contrast")
     chosen = choose_heads(data, heads) if "head" in data.dims else None
-    plate, axes = new_panels(len(ROWS), 2, 0.7, width, sharey=False)
+    plate, axes = new_panels(len(ROWS), 2, 0.7, width, style, sharey=False)
     drawn, said, shown = {}, [], ["layer_contrast"] if chosen is None else ["contrast_low", "contrast_high"]
     for ax, (term, title) in zip(axes, ROWS.items(), strict=True):
         of_term = data.sel(term=term)
@@ -55,7 +49,7 @@ def comparison(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     )
     carry.locator_params("y", nbins=4)
     carry.set_ylabel("log V(long)/V(1)")
-    plate.supylabel("gain, a − b (share of energy variance)", fontsize=LABEL_SIZE)
+    plate.supylabel("gain, a − b (share of energy variance)")
     about = result.attrs
     plate.caption = " ".join(
         filter(
@@ -72,7 +66,7 @@ def comparison(result: xarray.DataTree, heads: Heads = None, width: str = "colum
                     f"{about[f'folds_{side}']} folds, windows of {about[f'window_{side}']} tokens."
                     for side in ("a", "b")
                 ),
-                "Verdicts: those of the results themselves.",
+                "No nulls drawn; verdicts: those of the results themselves.",
             ],
         )
     )
@@ -84,21 +78,21 @@ def _draw_layers(ax: Axes, found: xarray.Dataset, *, alone: bool) -> None:
     layers = found["layer"].values.tolist()
     middle, low, high = (found[f"layer_contrast{end}"].values for end in ("", "_low", "_high"))
     x = np.arange(len(layers))
-    ax.vlines(x, low, high, colors="white", linewidth=3.2, zorder=5)
-    ax.vlines(x, low, high, colors="black", linewidth=1.2, zorder=6, gid="layer interval")
+    ax.vlines(x, low, high, colors="white", linewidth=points(3.2), zorder=5)
+    ax.vlines(x, low, high, colors="black", linewidth=points(1.2), zorder=6, gid="layer interval")
     ax.scatter(
         x,
         middle,
-        s=13,
+        s=area(13),
         marker="D",
         color=WARM,
         edgecolor="black",
-        linewidths=0.6,
+        linewidths=points(0.6),
         zorder=7,
         gid="layer",
     )
     if alone:
-        ax.axhline(0, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+        ax.axhline(0, color=RULE, linewidth=points(0.6), linestyle=(0, (4, 2)), zorder=1)
         ax.set_xlim(-0.6, len(layers) - 0.4)
         name_ticks(ax.xaxis, "layer", layers, 0)
         seaborn.despine(ax=ax)

@@ -11,17 +11,18 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from infodyn_interp.figures.plates import (
     DARK,
-    LABEL_SIZE,
     PALE,
     RULE,
+    TYPE,
     WARM,
     Plate,
     name_ticks,
     new_panels,
     place_legend,
-    print_settings,
+    points,
+    printed,
 )
-from infodyn_interp.figures.selection import find_group
+from infodyn_interp.figures.selection import find_group, name_windows
 
 # Colour, dashes and width: they differ in lightness or in dashes, so that grey print keeps them apart.
 LINES: dict[str, tuple[str, Any, float]] = {
@@ -44,28 +45,30 @@ CURVES = {
     "gradient_without_skip": "without skip (log10)",
 }
 LOGARITHMIC = ("ffn_size", "update_size", "lipschitz")
-INTERVAL = "Band: 95 % interval of the model (jackknife over documents)."
+INTERVAL = "Band: 95 % interval of the model (jackknife over documents); the nulls are drawn without theirs."
 
 
-@print_settings()
-def fidelity(result: xarray.DataTree, width: str = "column") -> Plate:
+@printed
+def fidelity(result: xarray.DataTree, width: str = "column", style: str = "paper") -> Plate:
     """KL from the output to what each layer says, by logit and by affine lens (nats), beside unigram and nulls.
 
-    Raises RequestError for a width or a group `fidelity` that is not there. Source: seed 1.3.
+    Raises RequestError for a width, style or group `fidelity` that is not there. Source: seed 1.3.
     """
     data = find_group(result, "fidelity", "kl")
     lenses = [str(lens) for lens in data["lens"].values]
-    plate, axes = new_panels(len(lenses), 2, 1.3, width, in_column=2, words=0.7)
+    plate, axes = new_panels(len(lenses), 2, 1.3, width, style, in_column=2, words=0.7)
     for ax, lens in zip(axes, lenses, strict=True):
         _draw(ax, data, "kl", lens=lens)
         level = float(data["kl_unigram"].sel(null="trained"))
-        ax.axhline(level, color=RULE, linewidth=0.7, linestyle=(0, (5, 2)), label="unigram", gid="unigram")
+        ax.axhline(
+            level, color=RULE, linewidth=points(0.7), linestyle=(0, (5, 2)), label="unigram", gid="unigram"
+        )
         ax.set_title(f"{lens} lens")
         ax.set_yscale("symlog", linthresh=0.1)
         ax.set_ylim(0, None)
         ax.yaxis.set_major_formatter("{x:g}")
     axes[0].set_ylabel("KL from the output (nats)")
-    plate.supxlabel("layer", fontsize=LABEL_SIZE)
+    plate.supxlabel("layer")
     place_legend(plate, axes[0])
     said = (f"{lens} {_at(data, 'kl', 0, lens=lens)} to {_at(data, 'kl', -1, lens=lens)}" for lens in lenses)
     plate.caption = _caption(
@@ -80,23 +83,23 @@ def fidelity(result: xarray.DataTree, width: str = "column") -> Plate:
     return plate
 
 
-@print_settings()
-def exponents(result: xarray.DataTree, width: str = "column") -> Plate:
+@printed
+def exponents(result: xarray.DataTree, width: str = "column", style: str = "paper") -> Plate:
     """Log growth of nearby states of one token in each block, of distances and of angles (nats), beside the nulls.
 
-    Raises RequestError for a width or a group `stability` that is not there. Source: seed 1.3.
+    Raises RequestError for a width, style or group `stability` that is not there. Source: seed 1.3.
     """
     data = find_group(result, "stability", "rate").isel(vector=0)
     kinds = [str(kind) for kind in data["geometry"].values]
-    plate, axes = new_panels(len(kinds), 2, 1.3, width, in_column=2, words=0.7)
+    plate, axes = new_panels(len(kinds), 2, 1.3, width, style, in_column=2, words=0.7)
     for ax, kind in zip(axes, kinds, strict=True):
-        ax.axhline(0, color=RULE, linewidth=0.6, zorder=1)
+        ax.axhline(0, color=RULE, linewidth=points(0.6), zorder=1)
         _draw(ax, data, "rate", geometry=kind)
         ax.set_title({"raw": "distances", "angular": "angles"}.get(kind, kind))
         ax.set_yscale("symlog", linthresh=0.2)
         ax.yaxis.set_major_formatter("{x:g}")
     axes[0].set_ylabel("log growth (nats)")
-    plate.supxlabel("layer", fontsize=LABEL_SIZE)
+    plate.supxlabel("layer")
     place_legend(plate, axes[0])
     means = (f"{kind} {float(data['exponent'].sel(null='trained', geometry=kind)):.3g}" for kind in kinds)
     plate.caption = _caption(
@@ -110,23 +113,23 @@ def exponents(result: xarray.DataTree, width: str = "column") -> Plate:
     return plate
 
 
-@print_settings()
-def map_curves(result: xarray.DataTree, width: str = "column") -> Plate:
+@printed
+def map_curves(result: xarray.DataTree, width: str = "column", style: str = "paper") -> Plate:
     """What FFN and block do to the stream, by layer: the model beside its nulls.
 
-    Raises RequestError for a width or a group `maps` that is not there. Source: seed 1.5, 1.6.
+    Raises RequestError for a width, style or group `maps` that is not there. Source: seed 1.5, 1.6.
     """
     data = find_group(result, "maps", "growth")
     names = [name for name in CURVES if name in data]
-    plate, axes = new_panels(len(names), 4, 0.75, width, in_column=2, words=0.75, sharey=False)
+    plate, axes = new_panels(len(names), 4, 0.75, width, style, in_column=2, words=0.75, sharey=False)
     for ax, name in zip(axes, names, strict=True):
         _draw(ax, data, name)
-        ax.set_title(CURVES[name], fontsize=6.5)
+        ax.set_title(CURVES[name], fontsize=points(TYPE))
         if name in LOGARITHMIC:
             ax.set_yscale("log")
             ax.yaxis.set_major_locator(LogLocator(numticks=4))
             ax.yaxis.set_minor_formatter(NullFormatter())
-    plate.supxlabel("layer", fontsize=LABEL_SIZE)
+    plate.supxlabel("layer")
     place_legend(plate, axes[0])
     plate.caption = _caption(
         result,
@@ -141,15 +144,15 @@ def map_curves(result: xarray.DataTree, width: str = "column") -> Plate:
     return plate
 
 
-@print_settings()
-def transfer(result: xarray.DataTree, width: str = "column") -> Plate:
+@printed
+def transfer(result: xarray.DataTree, width: str = "column", style: str = "paper") -> Plate:
     """Share of the key energies of one layer that the prosody fields of another explain, of the model and a null.
 
-    Raises RequestError for a width or a group `maps` that is not there. Source: seed 1.6.1.
+    Raises RequestError for a width, style or group `maps` that is not there. Source: seed 1.6.1.
     """
     data = find_group(result, "maps", "transfer")
     nulls = [str(null) for null in data["null"].values]
-    plate, axes = new_panels(min(len(nulls), 4), 4, 1.35, width, in_column=2, words=0.5)
+    plate, axes = new_panels(min(len(nulls), 4), 4, 1.35, width, style, in_column=2, words=0.5)
     layers = data["layer"].values.tolist()
     shown = data["transfer"].transpose("null", "layer", "target").values
     top = max(float(np.nanmax(shown, initial=0)), 1e-3)
@@ -174,6 +177,7 @@ def transfer(result: xarray.DataTree, width: str = "column") -> Plate:
         "attention receives and fitted on other documents; a layer's heads are told in the heads of the other. Below 0 "
         "is drawn as 0.",
         f"Medians: {'; '.join(said)}.",
+        interval="Point values, no intervals.",
     )
     return plate
 
@@ -193,7 +197,7 @@ def _draw(ax: Axes, data: xarray.Dataset, name: str, **at: Any) -> None:
             middle,
             color=colour,
             linestyle=dashes,
-            linewidth=size,
+            linewidth=points(size),
             label=null.replace("_", " "),
             gid=null,
             zorder=3 if null == "trained" else 2,
@@ -211,16 +215,17 @@ def _at(data: xarray.Dataset, name: str, layer: int, **at: Any) -> str:
     return f"{middle:.2g} [{low:.2g}, {high:.2g}]"
 
 
-def _caption(result: xarray.DataTree, data: xarray.Dataset, *sentences: str) -> str:
+def _caption(result: xarray.DataTree, data: xarray.Dataset, *sentences: str, interval: str = INTERVAL) -> str:
     of, nulls = result.attrs, [str(null) for null in data["null"].values[1:]]
-    words = _verdicts(data, nulls)
+    drawn = f"Nulls drawn: {', '.join(nulls).replace('_', ' ')}." if nulls else "No nulls drawn."
     return " ".join(
         [
             *sentences,
-            INTERVAL,
-            f"Model {of.get('model', 'not named')}; n = {of.get('documents', '?')} documents, windows of "
-            f"{of.get('window', '?')} tokens; layers {data['layer'].values[0]} to {data['layer'].values[-1]}.",
-            *words,
+            interval,
+            f"Model {of.get('model', 'not named')}; n = {of.get('documents', '?')} documents, {name_windows(of)}; "
+            f"layers {data['layer'].values[0]} to {data['layer'].values[-1]}.",
+            drawn,
+            *_verdicts(data, nulls),
         ]
     )
 

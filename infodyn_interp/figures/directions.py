@@ -9,26 +9,29 @@ from matplotlib.ticker import LogLocator, NullLocator
 from infodyn_interp.figures.maps import SHADES
 from infodyn_interp.figures.plates import (
     DARK,
-    LABEL_SIZE,
     MISSING,
     WARM,
     Plate,
+    area,
     name_ticks,
     new_panels,
-    print_settings,
+    points,
+    printed,
 )
 from infodyn_interp.figures.selection import few_layers, find_group, write_caption
 from infodyn_interp.results import Heads
 
-LINES = ((DARK, "-"), (WARM, (0, (5, 1.5))), (".55", (0, (1, 1))))  # tell the layers apart in grey print too
+LINES = ((DARK, "-"), (WARM, (0, (5, 1.5))), (".45", (0, (1, 1))))  # tell the layers apart in grey print too
 
 
-@print_settings()
-def spectrum(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def spectrum(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> Plate:
     """Eigenvalues of the Fisher information of a layer's columns (no unit), and each direction's squared loadings.
 
     First, middle and last layer, or up to three of the layers of the named heads.
-    Raises RequestError for a head, a width or groups `spectrum` or `terms` that are not there. Source: seed 1.2.
+    Raises RequestError for a head, width, style or groups `spectrum` or `terms` that are not there. Source: seed 1.2.
     """
     data = find_group(result, "spectrum", "eigenvalue")
     chosen = few_layers(find_group(result, "terms"), heads, len(LINES))  # the spectrum itself knows no heads
@@ -36,7 +39,7 @@ def spectrum(result: xarray.DataTree, heads: Heads = None, width: str = "column"
     value = shown["eigenvalue"].transpose("layer", "direction").values
     floored = shown["floored"].transpose("layer", "direction").values == 1
     share = shown["block_share"].transpose("layer", "block", "direction").values
-    plate, axes = new_panels(1 + len(value), 2, 0.9, width, words=0.6, sharey=False)
+    plate, axes = new_panels(1 + len(value), 2, 0.9, width, style, words=0.6, sharey=False)
     _draw_eigenvalues(axes[0], value, floored, chosen.slots)
     for ax, layer, cells in zip(axes[1:], chosen.slots, share, strict=True):
         ax.patch.set(**MISSING)
@@ -48,7 +51,7 @@ def spectrum(result: xarray.DataTree, heads: Heads = None, width: str = "column"
             vmin=0,
             vmax=1,
             edgecolors="face",
-            linewidth=0.2,
+            linewidth=points(0.2),
             gid="map",
         )
         ax.set_title(f"layer {layer}")
@@ -56,7 +59,7 @@ def spectrum(result: xarray.DataTree, heads: Heads = None, width: str = "column"
         name_ticks(ax.yaxis, "", data["block"].values.tolist(), 0.5)
     bar = plate.colorbar(mesh, ax=axes[1:], ticks=[0, 0.5, 1], format="%g", pad=0.02, aspect=25)
     bar.set_label("squared loading (share)")
-    plate.supxlabel("direction, from stiff to sloppy", fontsize=LABEL_SIZE)
+    plate.supxlabel("direction, from stiff to sloppy")
     numbers = (
         f"layer {layer} {int(np.isfinite(values).sum())} ({int(lost.sum())} floored)"
         for layer, values, lost in zip(chosen.slots, value, floored, strict=True)
@@ -84,17 +87,17 @@ def _draw_eigenvalues(ax: Axes, value: np.ndarray, floored: np.ndarray, layers: 
             np.where(lost, np.nan, values),
             color=colour,
             linestyle=dashes,
-            linewidth=1.2,
+            linewidth=points(1.2),
             label=f"layer {layer}",
             gid="eigenvalue",
         )
         ax.scatter(
             direction[lost],
             np.maximum(values[lost], edge),
-            s=14,
+            s=area(14),
             marker="x",
             color=colour,
-            linewidths=0.9,
+            linewidths=points(0.9),
             clip_on=False,
             zorder=3,
             gid="floored",

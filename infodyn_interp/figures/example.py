@@ -13,14 +13,15 @@ from matplotlib.patches import Patch
 from infodyn_interp.errors import RequestError
 from infodyn_interp.figures.plates import (
     DARK,
-    LABEL_SIZE,
     MISSING,
     RULE,
+    TYPE,
     WARM,
     Plate,
     inches,
     new_plate,
-    print_settings,
+    points,
+    printed,
 )
 from infodyn_interp.figures.selection import choose_heads, count, find_group, most_gain, write_caption
 
@@ -36,22 +37,23 @@ EAST_ASIAN = (
 )
 WHITESPACE = str.maketrans({" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"})
 LONGEST_PIECE = 11
-LINE = 6.9 / 72  # inches from one token to the next, set in 6 points
-MOST_TOKENS = 96
+LINE = 7.9 / 72  # inches from one token to the next
+MOST_TOKENS = 84
 
 
-@print_settings()
+@printed
 def landscape(
     result: xarray.DataTree,
     head: str | None = None,
     start: int | None = None,
     tokens: int = 48,
     width: str = "column",
+    style: str = "paper",
 ) -> Plate:
     """The mean energy that each token of the example window receives as key from one head, by part (nats).
 
     `head` None takes the head whose prosody gains most, `start` None the first token that any query sees.
-    As many tokens as fit stand along x; more run down the page, at most 96.
+    As many tokens as fit stand along x; more run down the page, at most 84.
     Raises RequestError for a head, start, width or group `example` that is not there. Source: seed 1.1.1.
     """
     data = find_group(result, "example")
@@ -61,31 +63,30 @@ def landscape(
     pieces = [show_piece(str(piece)) for piece in data["piece"].values[shown]]
     parts = [str(part) for part in data["part"].values]
 
-    across = len(shown) * LINE <= inches(width) - 0.6
+    across = points(len(shown) * LINE + 0.6) <= inches(width, style)
     if across:
-        plate, axes = new_plate(len(parts), 1, 0.5, width, words=1.1)
+        plate, axes = new_plate(len(parts), 1, 0.5, width, style, words=1.1)
     else:
-        plate, axes = new_plate(1, len(parts), len(shown) * LINE, width, words=0.75)
+        plate, axes = new_plate(1, len(parts), len(shown) * LINE, width, style, words=0.75)
     words, energy = (axes[-1].xaxis, axes[0].yaxis) if across else (axes[0].yaxis, axes[-1].xaxis)
     words.set_ticks(np.arange(len(pieces)), pieces, rotation=90 if across else 0)
     for text in words.get_ticklabels():
-        text.set(fontfamily=list(token_fonts()), fontsize=6, parse_math=False)
+        text.set(fontfamily=list(token_fonts()), parse_math=False)
     top = float(np.nanmax(np.abs(received), initial=1e-6))
     tick = float(f"{0.8 * top:.0e}")
     energy.set_ticks([-tick, 0, tick], [f"−{tick:g}", "0", f"{tick:g}"])
     for ax, part, values in zip(axes, parts, received, strict=True):
         _draw_terrain(ax, values, 1.1 * top, across)
-        ax.set_title(part, fontsize=7 if across else 6.5, loc="left" if across else "center")
+        ax.set_title(part, fontsize=points(TYPE), loc="left" if across else "center")
         if not across and len(f"{tick:g}") > 2:
             ax.tick_params("x", rotation=90)
-    (plate.supylabel if across else plate.supxlabel)("mean energy received (nats)", fontsize=LABEL_SIZE)
+    (plate.supylabel if across else plate.supxlabel)("mean energy received (nats)")
     plate.legend(
         handles=[
             Patch(color=DARK, label="below 0: draws attention"),
             Patch(color=WARM, label="above 0: repels it"),
         ],
         title=f"head {chosen.heads[0]}, tokens {shown[0]} to {shown[-1]}",
-        title_fontsize=LABEL_SIZE,
         loc="outside upper center",
         ncols=2,
         handlelength=1,
@@ -125,12 +126,12 @@ def _draw_terrain(ax: Axes, values: np.ndarray, top: float, across: bool) -> Non
     bars, zero, span = (ax.bar, ax.axhline, ax.axvspan) if across else (ax.barh, ax.axvline, ax.axhspan)
     set_words, set_energy = (ax.set_xlim, ax.set_ylim) if across else (ax.set_ylim, ax.set_xlim)
     bars(place[known], values[known], 0.8, color=np.where(values[known] < 0, DARK, WARM), linewidth=0)
-    zero(0, color=RULE, linewidth=0.6)
+    zero(0, color=RULE, linewidth=points(0.6))
     for gap in place[~known]:
         span(gap - 0.5, gap + 0.5, **MISSING, zorder=0, gid="not estimable")
     set_energy(-top, top)
     set_words(*((-0.7, len(place) - 0.3) if across else (len(place) - 0.3, -0.7)))
-    ax.grid(axis="x" if across else "y", color=".92", linewidth=0.4)
+    ax.grid(axis="x" if across else "y", color=".92", linewidth=points(0.4))
     ax.tick_params("x" if across else "y", length=0)
     seaborn.despine(ax=ax, bottom=across, left=not across)
 

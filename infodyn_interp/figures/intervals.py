@@ -11,15 +11,16 @@ from matplotlib.ticker import NullLocator
 
 from infodyn_interp.figures.plates import (
     DARK,
-    LABEL_SIZE,
     MISSING,
     PALE,
     RULE,
     WARM,
     Plate,
+    area,
     name_ticks,
     new_panels,
-    print_settings,
+    points,
+    printed,
 )
 from infodyn_interp.figures.selection import (
     ROWS,
@@ -37,15 +38,15 @@ MOST_TICKS = 6
 CROWD = 150  # heads from which a layer's line lies over the dots, below which under them
 
 
-@print_settings()
-def gain(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def gain(result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper") -> Plate:
     """Held-out gain of each term with 95 % intervals, by layer or named head (share of energy variance).
 
-    Raises RequestError for a head, a width or a group `terms` that is not there. Source: seed 1.2.
+    Raises RequestError for a head, width, style or group `terms` that is not there. Source: seed 1.2.
     """
     data = find_group(result, "terms")
     chosen = choose_heads(data, heads)
-    plate, axes = new_panels(len(TERMS), 2, 0.8, width)
+    plate, axes = new_panels(len(TERMS), 2, 0.8, width, style)
     drawn = {}
     for ax, (term, title) in zip(axes, TERMS.items(), strict=True):
         of_term = data.sel(term=term)
@@ -54,7 +55,7 @@ def gain(result: xarray.DataTree, heads: Heads = None, width: str = "column") ->
         ax.set_title(title)
     scale_gains(axes)
     outside = sum(_mark_outside(ax, chosen, middle) for ax, middle in zip(axes, drawn.values(), strict=True))
-    plate.supylabel("held-out gain (share of energy variance)", fontsize=LABEL_SIZE)
+    plate.supylabel("held-out gain (share of energy variance)")
     plate.caption = write_caption(
         result,
         chosen,
@@ -68,15 +69,17 @@ def gain(result: xarray.DataTree, heads: Heads = None, width: str = "column") ->
     return plate
 
 
-@print_settings()
-def reference_fit(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def reference_fit(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> Plate:
     """How well the reference tells a head's scores: R2 (share) and slope (nats per nat) with 95 % intervals.
 
-    Raises RequestError for a head, a width or a group `reference` that is not there. Source: seed 1.1.
+    Raises RequestError for a head, width, style or group `reference` that is not there. Source: seed 1.1.
     """
     data = find_group(result, "reference")
     chosen = choose_heads(data, heads)
-    plate, axes = new_panels(2, 2, 1.1, width, sharey=False)
+    plate, axes = new_panels(2, 2, 1.1, width, style, sharey=False)
     drawn, outside = {}, 0
     names = {"r2": ("R² (share)", 0), "slope": ("slope (nats per nat)", 1)}
     for ax, (name, (label, level)) in zip(axes, names.items(), strict=True):
@@ -111,18 +114,24 @@ def draw_intervals(
     """Each head a dot and its interval, dark where it leaves out `level`; a line through layers' medians."""
     x, room = chosen.places()
     weight = float(np.clip(30 / len(x), 0.35, 1))
-    ax.axhline(level, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+    ax.axhline(level, color=RULE, linewidth=points(0.6), linestyle=(0, (4, 2)), zorder=1)
     clear = (low > level) | (high < level)
     for kept, color in ((~clear, PALE), (clear, DARK)):
-        ax.vlines(x[kept], low[kept], high[kept], colors=color, linewidth=0.9 * weight, gid="interval")
-        ax.scatter(x[kept], middle[kept], s=7 * weight, color=color, linewidths=0, zorder=3, gid="head")
+        ax.vlines(
+            x[kept], low[kept], high[kept], colors=color, linewidth=points(0.9 * weight), gid="interval"
+        )
+        ax.scatter(x[kept], middle[kept], s=area(7 * weight), color=color, linewidths=0, zorder=3, gid="head")
     for place, half in zip(x[~np.isfinite(middle)], room[~np.isfinite(middle)] / 2, strict=True):
         ax.axvspan(place - half, place + half, **MISSING, zorder=0, gid="not estimable")
     if chosen.axis == "layer" and line:
         over = len(x) > CROWD
         medians = chosen.by_slot(middle, np.ma.median)
-        (drawn,) = ax.plot(medians, color="black", linewidth=1.1, zorder=4 if over else 2, gid="median")
-        drawn.set_path_effects([patheffects.withStroke(linewidth=2.2, foreground="white")] if over else [])
+        (drawn,) = ax.plot(
+            medians, color="black", linewidth=points(1.1), zorder=4 if over else 2, gid="median"
+        )
+        drawn.set_path_effects(
+            [patheffects.withStroke(linewidth=points(2.2), foreground="white")] if over else []
+        )
     ax.set_xlim(-0.6, len(chosen.slots) - 0.4)
     name_ticks(ax.xaxis, chosen.axis, chosen.slots, 0)
     seaborn.despine(ax=ax)
@@ -172,7 +181,7 @@ def _mark_outside(ax: Axes, chosen: Chosen, middle: np.ndarray) -> int:
     for beyond, edge, marker in ((below, bottom, "v"), (above, top, "^")):
         at = np.full(beyond.sum(), edge)
         ax.scatter(
-            x[beyond], at, s=9, marker=marker, color=WARM, clip_on=False, zorder=5, gid="off the scale"
+            x[beyond], at, s=area(9), marker=marker, color=WARM, clip_on=False, zorder=5, gid="off the scale"
         )
     return int((below | above).sum())
 

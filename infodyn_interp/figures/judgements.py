@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from infodyn_interp.figures.maps import Lattice, cell_lines
-from infodyn_interp.figures.plates import DARK, MISSING, WARM, Plate, new_panels, print_settings
+from infodyn_interp.figures.plates import DARK, MISSING, TYPE, WARM, Plate, area, new_panels, points, printed
 from infodyn_interp.figures.selection import ROWS, choose_heads, find_group, write_caption
 from infodyn_interp.results import Heads
 
@@ -34,16 +34,18 @@ MARKS = {
 NOT_ESTIMABLE = "NOT_ESTIMABLE"
 
 
-@print_settings()
-def verdict_map(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def verdict_map(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> Plate:
     """The verdict of every head in each of the five rows, layers x heads (no unit).
 
-    Raises RequestError for a head, a width or a group `verdicts` that is not there. Source: seed 1.2.
+    Raises RequestError for a head, width, style or group `verdicts` that is not there. Source: seed 1.2.
     """
     data = find_group(result, "verdicts", "verdict")
     chosen = choose_heads(data, heads)
     lattice = Lattice.of(chosen, data)
-    plate, axes = new_panels(len(ROWS), 3, lattice.height, width, words=0.8)
+    plate, axes = new_panels(len(ROWS), 3, lattice.height, width, style, words=0.8)
     colours = ListedColormap([mark.ground for mark in MARKS.values()])
     norm = BoundaryNorm(np.arange(len(MARKS) + 1) - 0.5, len(MARKS))
     counts = []
@@ -59,16 +61,16 @@ def verdict_map(result: xarray.DataTree, heads: Heads = None, width: str = "colu
             cmap=colours,
             norm=norm,
             edgecolors=cell_lines(cells),
-            linewidth=0.2,
+            linewidth=points(0.2),
             gid="verdict",
         )
         lattice.finish(ax)
         box = ax.get_window_extent()
-        cell = min(box.width / cells.shape[1], box.height / cells.shape[0]) * 72 / plate.dpi
+        cell = min(box.width / cells.shape[1], box.height / cells.shape[0]) * 72 / plate.dpi / points(1)
         _draw_signs(ax, cells, cell)
         ax.set_title(title)
         identified = int((verdict == "IDENTIFIED").sum())
-        ax.set_title(f"{identified} identified", loc="right", fontsize=7)
+        ax.set_title(f"{identified} identified", loc="right", fontsize=points(TYPE))
         found, number = np.unique(verdict, return_counts=True)
         of_name = dict(zip(found.tolist(), number.tolist(), strict=True))
         listed = ", ".join(f"{of_name[name]} {name}" for name in (*MARKS, NOT_ESTIMABLE) if name in of_name)
@@ -88,21 +90,21 @@ def verdict_map(result: xarray.DataTree, heads: Heads = None, width: str = "colu
 
 
 def _draw_signs(ax: Axes, cells: np.ndarray, cell: float) -> None:
-    """The signs of the verdicts that have one, in cells of a size given in points."""
+    """The signs of the verdicts that have one, in cells of a size given in points on paper."""
     for place, mark in enumerate(MARKS.values()):
         if mark.sign:
             row, column = np.nonzero(cells == place)
             crossed = mark.sign == "x"
-            size = np.clip((0.5 if crossed else 0.22) * cell, 0.8, 6)
+            size = np.clip((0.5 if crossed else 0.34) * cell, 0.8, 6)
             line = np.clip(0.07 * cell, 0.3, 0.8) if crossed else 0
-            dots = ax.scatter(column + 0.5, row + 0.5, s=size**2, marker=mark.sign, color=mark.ink)
-            dots.set(linewidth=line, gid="sign")
+            dots = ax.scatter(column + 0.5, row + 0.5, s=area(size**2), marker=mark.sign, color=mark.ink)
+            dots.set(linewidth=points(line), gid="sign")
 
 
 def _explain_marks(plate: Plate, columns: int) -> None:
-    grounds = [Patch(facecolor=mark.ground, edgecolor=".4", linewidth=0.4) for mark in MARKS.values()]
+    grounds = [Patch(facecolor=mark.ground, edgecolor=".4", linewidth=points(0.4)) for mark in MARKS.values()]
     signs = [
-        Line2D([], [], linestyle="", marker=mark.sign, color=mark.ink or "none", markersize=2.5)
+        Line2D([], [], linestyle="", marker=mark.sign, color=mark.ink or "none", markersize=points(2.5))
         for mark in MARKS.values()
     ]
     handles: list[Any] = [*zip(grounds, signs, strict=True), Patch(**MISSING | {"linewidth": 0.4})]

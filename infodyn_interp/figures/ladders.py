@@ -7,15 +7,16 @@ from matplotlib.axes import Axes
 
 from infodyn_interp.figures.plates import (
     DARK,
-    LABEL_SIZE,
     MISSING,
     PALE,
     RULE,
     WARM,
     Plate,
+    area,
     name_ticks,
     new_panels,
-    print_settings,
+    points,
+    printed,
 )
 from infodyn_interp.figures.selection import Chosen, choose_heads, find_group, threshold, write_caption
 from infodyn_interp.results import Heads
@@ -23,12 +24,14 @@ from infodyn_interp.results import Heads
 HIGHEST = 1.6  # ratio that is drawn in its place
 
 
-@print_settings()
-def carry_ladder(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def carry_ladder(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> Plate:
     """Sill left when the nuisance's bilinear block has rank r, as a ratio to rank 0: median and range by layer.
 
     The last panel is the ratio that the verdict asks for: the highest rank over the state's. Named heads stand alone.
-    Raises RequestError for a head, a width, a group `verdicts`, or a ladder in group `carry` that is not there.
+    Raises RequestError for a head, width, style, a group `verdicts`, or a ladder in group `carry` that is not there.
     Source: seed 1.2.3.
     """
     data = find_group(result, "carry", "ladder_sill")
@@ -39,7 +42,7 @@ def carry_ladder(result: xarray.DataTree, heads: Heads = None, width: str = "col
     if state in rank[1:-1]:
         pairs.append((rank[-1], state))
     sill, seen = chosen.pick(data["ladder_sill"]), chosen.pick(data["sill_share"]) >= least
-    plate, axes = new_panels(len(pairs), 3, 0.55, width)
+    plate, axes = new_panels(len(pairs), 3, 0.55, width, style)
     outside = 0
     for ax, (upper, lower) in zip(axes, pairs, strict=True):
         over = sill[:, rank.index(lower)]
@@ -48,11 +51,11 @@ def carry_ladder(result: xarray.DataTree, heads: Heads = None, width: str = "col
         )
         outside += _draw_ranges(ax, chosen, ratio)
         if lower == state:
-            ax.axhline(bar, color=WARM, linewidth=1.1, zorder=1, gid="bar")
+            ax.axhline(bar, color=WARM, linewidth=points(1.1), zorder=1, gid="bar")
         ax.set_title(f"rank {upper} over rank {lower}")
     axes[0].set_ylim(0, min(1.08 * max(ax.dataLim.y1 for ax in axes), HIGHEST))
     axes[0].set_yticks([0, 0.5, 1, 1.5][: 4 if axes[0].get_ylim()[1] > 1.5 else 3])
-    plate.supylabel("sill left (share of sill)", fontsize=LABEL_SIZE)
+    plate.supylabel("sill left (share of sill)")
     plate.caption = write_caption(
         result,
         chosen,
@@ -73,15 +76,15 @@ def _draw_ranges(ax: Axes, chosen: Chosen, ratio: np.ndarray) -> int:
     """Median and range of each column; returns how many columns reach off the scale."""
     low, middle, high = (chosen.by_slot(ratio, summary) for summary in (np.ma.min, np.ma.median, np.ma.max))
     place = np.arange(len(chosen.slots))
-    ax.axhline(1, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), zorder=1)
+    ax.axhline(1, color=RULE, linewidth=points(0.6), linestyle=(0, (4, 2)), zorder=1)
     if chosen.axis == "layer":
-        ax.vlines(place, low, high, colors=PALE, linewidth=1.6, gid="range")
-    ax.scatter(place, middle, s=9, color=DARK, linewidths=0, zorder=3, gid="median")
+        ax.vlines(place, low, high, colors=PALE, linewidth=points(1.6), gid="range")
+    ax.scatter(place, middle, s=area(9), color=DARK, linewidths=0, zorder=3, gid="median")
     beyond = high > HIGHEST
     ax.scatter(
         place[beyond],
         np.full(beyond.sum(), HIGHEST),
-        s=9,
+        s=area(9),
         marker="^",
         color=WARM,
         clip_on=False,

@@ -4,21 +4,23 @@ import numpy as np
 import seaborn
 import xarray
 
-from infodyn_interp.figures.plates import DARK, LABEL_SIZE, PALE, Plate, new_panels, print_settings
+from infodyn_interp.figures.plates import DARK, PALE, Plate, new_panels, points, printed
 from infodyn_interp.figures.selection import FEW, MOST_PANELS, few_layers, find_group, write_caption
 from infodyn_interp.results import Heads
 
 
-@print_settings()
-def carry_over(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def carry_over(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> Plate:
     """|M_t| of a few layers by position of the query, as a share of the energy's RMS, with 95 % intervals.
 
     Four layers from first to last, or those of the named heads; always over all heads of a layer.
-    Raises RequestError for a head, a width, or magnitudes in group `carry` that are not there. Source: seed 1.2.3.
+    Raises RequestError for a head, width, style, or magnitudes in group `carry` that are not there. Source: seed 1.2.3.
     """
     data = find_group(result, "carry", "layer_magnitude")
     chosen = few_layers(data, heads, FEW if heads is None else MOST_PANELS)
-    plate, axes = new_panels(len(chosen.slots), 4, 0.8, width, in_column=2)
+    plate, axes = new_panels(len(chosen.slots), 4, 0.8, width, style, in_column=2)
     shown, query = data.isel(layer=np.unique(chosen.layer)), data["query"].values
     last = []
     for k, (ax, layer) in enumerate(zip(axes, chosen.slots, strict=True)):
@@ -27,7 +29,7 @@ def carry_over(result: xarray.DataTree, heads: Heads = None, width: str = "colum
             for end in ("", "_low", "_high")
         )
         ax.fill_between(query, low, high, color=PALE, linewidth=0, gid="interval")
-        ax.plot(query, middle, color=DARK, linewidth=0.9, gid="magnitude")
+        ax.plot(query, middle, color=DARK, linewidth=points(0.9), gid="magnitude")
         ax.set_xlim(0, query[-1] + 1)
         ax.set_title(f"layer {layer}")
         known = np.flatnonzero(np.isfinite(middle))
@@ -36,8 +38,8 @@ def carry_over(result: xarray.DataTree, heads: Heads = None, width: str = "colum
         )
         seaborn.despine(ax=ax)
     axes[0].set_ylim(0, None)
-    plate.supxlabel("position of the query (tokens)", fontsize=LABEL_SIZE)
-    plate.supylabel("|M| (share of energy RMS)", fontsize=LABEL_SIZE)
+    plate.supxlabel("position of the query (tokens)")
+    plate.supylabel("|M| (share of energy RMS)")
     plate.caption = write_caption(
         result,
         chosen,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm, Normalize, PowerNorm
 from matplotlib.ticker import NullLocator
 
-from infodyn_interp.figures.plates import DARK, MISSING, Plate, name_ticks, new_panels, print_settings
+from infodyn_interp.figures.plates import DARK, MISSING, Plate, area, name_ticks, new_panels, points, printed
 from infodyn_interp.figures.selection import (
     ROWS,
     Chosen,
@@ -70,18 +70,20 @@ def cell_lines(cells: np.ndarray) -> str:
     return "white" if cells.shape[0] <= 16 and cells.shape[1] <= 36 else "face"
 
 
-@print_settings()
-def energy_map(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def energy_map(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> Plate:
     """Share of each term in every head's row-centred energy variance, layers x heads on one colour scale.
 
-    Raises RequestError for a head, a width or a group `terms` that is not there. Source: seed 1.2.
+    Raises RequestError for a head, width, style or group `terms` that is not there. Source: seed 1.2.
     """
     data = find_group(result, "terms")
     chosen = choose_heads(data, heads)
     lattice = Lattice.of(chosen, data)
     shares = {title: chosen.pick(data["share"].sel(term=term)) for term, title in TERMS.items()}
     cells = {title: lattice.fill(share) for title, share in shares.items()}
-    plate, axes = new_panels(len(cells), 3, lattice.height, width)
+    plate, axes = new_panels(len(cells), 3, lattice.height, width, style)
     ticks = [FAINT, 1e-3, 1e-2, 1e-1, WHOLE]
     draw_maps(plate, axes, cells, "share of\nenergy variance", LogNorm(FAINT, WHOLE, clip=True), ticks)
     for ax in axes:
@@ -98,8 +100,10 @@ def energy_map(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     return plate
 
 
-@print_settings()
-def track_grid(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> Plate:
+@printed
+def track_grid(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> Plate:
     """Held-out gain of the inference track (share of energy variance) by kernel width and decay (tokens).
 
     Mean over the heads of a layer, or each of the named heads. Raises RequestError as `energy_map`.
@@ -110,15 +114,17 @@ def track_grid(result: xarray.DataTree, heads: Heads = None, width: str = "colum
     each = chosen.pick(data["track_gain"].transpose(..., "width", "tau"))
     mean, usual = chosen.by_slot(each, np.ma.mean), _usual_choice(chosen, data)
     cells = {f"kernel width w = {w:g}": mean[:, k].T for k, w in enumerate(data["width"].values)}
-    plate, axes = new_panels(len(cells), 3, 0.17 * data.sizes["tau"], width)
+    plate, axes = new_panels(len(cells), 3, 0.17 * data.sizes["tau"], width, style)
     top, ticks = _square_root_scale(cells)
     draw_maps(plate, axes, cells, "held-out gain\n(share)", PowerNorm(0.5, 0, top, clip=True), ticks)
     for k, (ax, panel) in enumerate(zip(axes, cells.values(), strict=True)):
         row, column = np.nonzero(panel <= 0)
-        ax.scatter(column + 0.5, row + 0.5, marker="_", s=8, color=DARK, linewidths=0.6, gid="no gain")
+        ax.scatter(
+            column + 0.5, row + 0.5, marker="_", s=area(8), color=DARK, linewidths=points(0.6), gid="no gain"
+        )
         here = np.flatnonzero(usual[:, 0] == k)
-        dots = ax.scatter(here + 0.5, usual[here, 1] + 0.5, s=7, color="white", gid="usual choice")
-        dots.set(edgecolor="black", linewidth=0.5)
+        dots = ax.scatter(here + 0.5, usual[here, 1] + 0.5, s=area(7), color="white", gid="usual choice")
+        dots.set(edgecolor="black", linewidth=points(0.5))
         name_ticks(ax.xaxis, chosen.axis, chosen.slots, 0.5)
         name_ticks(ax.yaxis, "τ (tokens)", [f"{tau:g}" for tau in data["tau"].values], 0.5)
     plate.caption = write_caption(
@@ -149,7 +155,7 @@ def draw_maps(
             cmap=SHADES,
             norm=norm,
             edgecolors=cell_lines(panel),
-            linewidth=0.2,
+            linewidth=points(0.2),
             gid="map",
         )
         ax.set_title(title)

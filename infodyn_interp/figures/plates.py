@@ -1,8 +1,10 @@
 """The plate that a figure is drawn on: print widths, type, colours, panels and their ticks."""
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib.style
 import numpy as np
@@ -14,8 +16,21 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from infodyn_interp.errors import RequestError
 
-INCHES = {"column": 3.3, "page": 6.9}
-LABEL_SIZE = 7.5  # points
+
+class Style(NamedTuple):
+    """What a figure is for: the widths of its sheet in inches, and how much larger type, lines and marks are."""
+
+    inches: dict[str, float]
+    scale: float
+
+
+# A talk's page is a slide of 16:9 (13.3 in) with its margins, a column half of one: type of 14 to 15 points there.
+STYLES = {
+    "paper": Style({"column": 3.3, "page": 6.9}, 1),
+    "talk": Style({"column": 6.2, "page": 12.4}, 2),
+}
+# Sizes in points and inches here and in the figures are the paper's; `points`, `area` give those of the style at hand.
+TYPE, LABEL = 7.0, 7.5  # points: at print size no type is smaller than 7 or larger than 9
 LINE = 8.5 / 72  # inches from one line of tick labels to the next
 LETTER = 4.8 / 72  # inches a letter takes along a line
 # Colours that mean two things differ in lightness, so that they survive grey print and colour blindness.
@@ -23,40 +38,82 @@ DARK, PALE, WARM, RULE = "#12466e", "#9dbcd4", "#e9a13b", ".35"
 MISSING: dict[str, Any] = {"facecolor": ".93", "edgecolor": ".6", "hatch": "//////", "linewidth": 0}
 PRINT: dict[str, Any] = seaborn.axes_style("ticks") | {
     "font.family": ["DejaVu Sans"],  # comes with matplotlib: the same figure on every machine
-    "font.size": 7,
-    "axes.titlesize": LABEL_SIZE,
-    "axes.labelsize": LABEL_SIZE,
     "axes.titlelocation": "left",
-    "axes.titlepad": 3,
-    "axes.labelpad": 2,
-    "axes.linewidth": 0.6,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.pad": 2,
-    "ytick.major.pad": 2,
-    "legend.fontsize": 7,
     "legend.frameon": False,
-    "hatch.linewidth": 0.4,
     "pdf.fonttype": 42,
     "ps.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "infodyn_interp",
     "savefig.dpi": 300,
 }
+SIZES: dict[str, float] = {
+    "font.size": TYPE,
+    "axes.titlesize": LABEL,
+    "axes.labelsize": LABEL,
+    "figure.labelsize": LABEL,
+    "legend.title_fontsize": LABEL,
+    "legend.fontsize": TYPE,
+    "xtick.labelsize": TYPE,
+    "ytick.labelsize": TYPE,
+    "axes.titlepad": 3,
+    "axes.labelpad": 2,
+    "axes.linewidth": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.pad": 2,
+    "ytick.major.pad": 2,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "xtick.minor.width": 0.45,
+    "ytick.minor.width": 0.45,
+    "hatch.linewidth": 0.4,
+}
+P = ParamSpec("P")
+Drawn = TypeVar("Drawn", bound=Figure)
+
+
+def find_style(name: str) -> Style:
+    """The style of a name; raises RequestError for a name that is none."""
+    if name not in STYLES:
+        raise RequestError(f"no figure style '{name}': take {' or '.join(STYLES)}")
+    return STYLES[name]
 
 
 @contextmanager
-def print_settings() -> Iterator[None]:
-    """Matplotlib's own defaults and PRINT for the time of a call; what the caller had set comes back.
+def print_settings(style: str) -> Iterator[None]:
+    """Matplotlib's own defaults, PRINT and SIZES for the time of a call; what the caller had set comes back.
 
     The defaults matter too: under a caller's `savefig.bbox: tight` no figure would keep its width.
     """
-    with matplotlib.style.context(["default", PRINT]):
+    scale = find_style(style).scale
+    with matplotlib.style.context(["default", PRINT, {key: scale * size for key, size in SIZES.items()}]):
         yield
+
+
+def printed(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
+    """Draw a figure under the settings of the `style` that its function is asked for."""
+    signature = inspect.signature(draw)
+
+    @wraps(draw)
+    def under(*arguments: P.args, **keywords: P.kwargs) -> Drawn:
+        asked = signature.bind(*arguments, **keywords)
+        asked.apply_defaults()
+        with print_settings(asked.arguments["style"]):
+            return draw(*arguments, **keywords)
+
+    return under
+
+
+def points(size: float) -> float:
+    """A size in points, or in inches, of the paper style in the style at hand."""
+    return float(size * matplotlib.rcParams["font.size"] / TYPE)
+
+
+def area(size: float) -> float:
+    """The same of an area, as marks of a scatter have it, in square points."""
+    return size * points(1) ** 2
 
 
 class Plate(Figure):
@@ -66,21 +123,23 @@ class Plate(Figure):
     """
 
     caption = ""
+    style = "paper"
 
     def draw(self, renderer: Any) -> None:
-        with print_settings():
+        with print_settings(self.style):
             super().draw(renderer)
 
     def savefig(self, *arguments: Any, **keywords: Any) -> None:
-        with print_settings():
+        with print_settings(self.style):
             super().savefig(*arguments, **keywords)
 
 
-def inches(width: str) -> float:
-    """Print width of a figure; raises RequestError for a name that is none."""
-    if width not in INCHES:
-        raise RequestError(f"no figure width '{width}': take {' or '.join(INCHES)}")
-    return INCHES[width]
+def inches(width: str, style: str) -> float:
+    """Width of a figure's sheet; raises RequestError for a name that is none."""
+    widths = find_style(style).inches
+    if width not in widths:
+        raise RequestError(f"no figure width '{width}': take {' or '.join(widths)}")
+    return widths[width]
 
 
 def new_plate(
@@ -88,14 +147,17 @@ def new_plate(
     columns: int,
     height: float,
     width: str,
+    style: str,
     *,
     words: float = 0.45,
     sharex: bool = True,
     sharey: bool = True,
 ) -> tuple[Plate, list[Axes]]:
-    """A plate and its panels row by row; `height` of a panel and of all `words` around them, in inches."""
-    space = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0.02)
-    plate = Plate(figsize=(inches(width), rows * (height + 0.2) + words), layout=space)
+    """A plate and its panels row by row; `height` of a panel and of all `words` around them, in inches on paper."""
+    space = ConstrainedLayoutEngine(w_pad=points(0.02), h_pad=points(0.02), wspace=0.02, hspace=0.02)
+    sheet = inches(width, style), points(rows * (height + 0.2) + words)
+    plate = Plate(figsize=sheet, layout=space)
+    plate.style = style
     return plate, list(plate.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False).flat)
 
 
@@ -104,6 +166,7 @@ def new_panels(
     beside: int,
     height: float,
     width: str,
+    style: str,
     *,
     in_column: int = 1,
     words: float = 0.45,
@@ -114,7 +177,7 @@ def new_panels(
     columns, tall = (beside, 1.5) if width == "page" else (in_column, 1.0)
     columns = min(columns, count)
     plate, axes = new_plate(
-        -(-count // columns), columns, tall * height, width, words=words, sharex=sharex, sharey=sharey
+        -(-count // columns), columns, tall * height, width, style, words=words, sharex=sharex, sharey=sharey
     )
     for place, spare in enumerate(axes[count:], count):
         spare.remove()
@@ -129,9 +192,10 @@ def name_ticks(axis: Axis, label: str, names: Sequence[object], offset: float) -
     spec, extent = axis.axes.get_subplotspec(), axis.axes.get_window_extent()
     pixels = extent.height if upright else extent.width
     room = 0.85 * pixels / axis.axes.figure.dpi  # a panel is a little larger before it is laid out
-    need = LINE if upright else LETTER * (max(map(len, words)) + 1)
+    line, letter = points(LINE), points(LETTER)
+    need = line if upright else letter * (max(map(len, words)) + 1)
     turned = not upright and max(map(len, words)) > 2 and need * len(words) > room
-    step = int(np.ceil((LINE if turned else need) * len(words) / room))
+    step = int(np.ceil((line if turned else need) * len(words) / room))
     axis.set_ticks(np.arange(0, len(words), step) + offset, words[::step], rotation=90 if turned else 0)
     if (spec is None or spec.is_first_col()) if upright else is_lowest(axis.axes):
         axis.set_label_text(label)

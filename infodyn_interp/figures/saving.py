@@ -12,6 +12,7 @@ from infodyn_interp.figures.couplings import coupling_map
 from infodyn_interp.figures.depths import exponents, fidelity, map_curves, transfer
 from infodyn_interp.figures.directions import spectrum
 from infodyn_interp.figures.example import landscape
+from infodyn_interp.figures.instances import instantiation
 from infodyn_interp.figures.intervals import gain, reference_fit
 from infodyn_interp.figures.judgements import verdict_map
 from infodyn_interp.figures.ladders import carry_ladder
@@ -67,29 +68,32 @@ LAWS: dict[Callable[..., Plate], str] = {
 }
 
 
-def draw_all(result: xarray.DataTree, heads: Heads = None, width: str = "column") -> dict[str, Plate]:
+def draw_all(
+    result: xarray.DataTree, heads: Heads = None, width: str = "column", style: str = "paper"
+) -> dict[str, Plate]:
     """Every figure whose group the result has, by the name of its file.
 
     The landscape is drawn for each of `heads`, or for the head whose prosody gains most.
     Raises RequestError for what the figures refuse.
     """
     plates: dict[str, Plate] = {}
+    sheet = {"width": width, "style": style}
     for draw, needs in SHOWS.items():
         if all(group in result.children and name in result[group].data_vars for group, name in needs.items()):
-            plates[draw.__name__] = draw(result, heads=heads, width=width)
+            plates[draw.__name__] = draw(result, heads=heads, **sheet)
     for draw, (group, name) in BY_LAYER.items():
         if group in result.children and name in result[group].data_vars:
-            plates[draw.__name__] = draw(result, width=width)
+            plates[draw.__name__] = draw(result, **sheet)
     for law, group in LAWS.items():
         if group in result.children and "trained" in result[group].children:
-            plates[law.__name__] = law(of_layer(result, group), width=width)
+            plates[law.__name__] = law(of_layer(result, group), **sheet)
     if "ablation" in result.children:
-        plates["ablation"] = ablation(result, width=width)
+        plates["ablation"] = ablation(result, **sheet)
     if "example" in result.children:
         every = choose_heads(find_group(result, "example"), heads).heads
         for head in every if heads is not None else [most_gain(result)]:
-            plates[f"landscape_{head}"] = landscape(result, head, width=width)
-    return plates | _observed(result, width)
+            plates[f"landscape_{head}"] = landscape(result, head, **sheet)
+    return plates | _observed(result, sheet)
 
 
 def save_all(
@@ -98,6 +102,7 @@ def save_all(
     format: str = "pdf",  # noqa: A002 (the word of the command line)
     width: str = "column",
     heads: Heads = None,
+    style: str = "paper",
 ) -> list[Path]:
     """Write every figure whose group the result has, its caption beside it as .txt; returns their paths.
 
@@ -107,7 +112,7 @@ def save_all(
     """
     if format not in DATELESS:
         raise RequestError(f"figures cannot be written as '{format}': take {', '.join(DATELESS)}")
-    plates = draw_all(result, heads, width)
+    plates = draw_all(result, heads, width, style)
     if not plates:
         raise RequestError("the result has no group that a figure shows: draw the result of a sweep")
     folder = Path(folder)
@@ -128,7 +133,7 @@ def save_all(
     return written
 
 
-def _observed(result: xarray.DataTree, width: str) -> dict[str, Plate]:
+def _observed(result: xarray.DataTree, sheet: dict[str, str]) -> dict[str, Plate]:
     """Figures of the output side: the longest reply, couplings by temperature, their ladder, the sweep over alpha."""
     plates: dict[str, Plate] = {}
     if "output" in result.children and "x_plane" in result["output"].data_vars:
@@ -136,16 +141,20 @@ def _observed(result: xarray.DataTree, width: str) -> dict[str, Plate]:
         steps = out["tension"].notnull().sum("step")
         longest = np.unravel_index(int(steps.values.argmax()), steps.shape)
         reply = dict(zip(steps.dims, map(int, longest), strict=True))
-        plates["trajectory"] = trajectory(out.isel(reply), width=width)
+        plates["trajectory"] = trajectory(out.isel(reply), **sheet)
     if "coupling" in result.children:
         coupled = result["coupling"].to_dataset()
         for place, heat in enumerate(coupled["temperature"].values):
             own = {name: np.ravel(value)[place] for name, value in coupled.attrs.items() if np.ndim(value)}
             at = coupled.isel(temperature=place).assign_attrs(own)
-            plates[f"coupling_map_{heat:g}"] = coupling_map(at, width=width)
+            plates[f"coupling_map_{heat:g}"] = coupling_map(at, **sheet)
     beside = result["output"].children if "output" in result.children else {}
     if "conditions" in beside and beside["conditions"].sizes.get("temperature", 1) > 1:
-        plates["temperature_ladder"] = temperature_ladder(beside["conditions"].to_dataset(), width=width)
+        plates["temperature_ladder"] = temperature_ladder(beside["conditions"].to_dataset(), **sheet)
+    if "instantiation" in beside:
+        found = beside["instantiation"].to_dataset()
+        for place, heat in enumerate(found["temperature"].values):
+            plates[f"instantiation_{heat:g}"] = instantiation(found.isel(temperature=place), **sheet)
     if "smoothing" in beside:
-        plates["alpha_sweep"] = alpha_sweep(beside["smoothing"].to_dataset(), width=width)
+        plates["alpha_sweep"] = alpha_sweep(beside["smoothing"].to_dataset(), **sheet)
     return plates

@@ -106,14 +106,31 @@ def few_layers(data: xarray.Dataset, heads: Heads, most: int = FEW) -> Chosen:
     every = choose_heads(data, None)
     layers = np.unique(choose_heads(data, heads).layer)
     kept = layers[np.unique(np.linspace(0, len(layers) - 1, min(most, len(layers))).round().astype(int))]
-    taken = np.flatnonzero(np.isin(every.layer, kept))
+    return _in_columns(every, kept)
+
+
+def where_known(chosen: Chosen, known: np.ndarray) -> tuple[Chosen, str]:
+    """Without the layers of which nothing is known, and how many these are in words; all where nothing is at all.
+
+    Args:
+        known: whether anything was computed, by drawn head. Heads that were asked for by name all stay.
+    """
+    kept = np.unique(chosen.slot[known])
+    if chosen.axis != "layer" or len(kept) in (0, len(chosen.slots)):
+        return chosen, ""
+    left = len(chosen.slots) - len(kept)
+    return _in_columns(chosen, kept), f"Left out, not computed: {left} of {len(chosen.slots)} layers."
+
+
+def _in_columns(chosen: Chosen, kept: np.ndarray) -> Chosen:
+    taken = np.flatnonzero(np.isin(chosen.slot, kept))
     return Chosen(
-        [every.heads[place] for place in taken],
-        every.layer[taken],
-        every.head[taken],
-        np.searchsorted(kept, every.layer[taken]),
-        [every.slots[place] for place in kept],
-        every.axis,
+        [chosen.heads[place] for place in taken],
+        chosen.layer[taken],
+        chosen.head[taken],
+        np.searchsorted(kept, chosen.slot[taken]),
+        [chosen.slots[place] for place in kept],
+        chosen.axis,
     )
 
 
@@ -142,25 +159,35 @@ def count(things: Sized, name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
-def write_caption(result: xarray.DataTree, chosen: Chosen, *sentences: str) -> str:
-    """One paragraph: the sentences that are not empty, then model, n and what is said of verdicts."""
+def write_caption(result: xarray.DataTree, chosen: Chosen, *sentences: str, nulls: str = "") -> str:
+    """One paragraph: the sentences that are not empty, then model, n, nulls and what is said of verdicts.
+
+    Args:
+        nulls: those that the figure draws, in words.
+    """
     of = result.attrs
     named = "" if chosen.axis == "layer" else f" ({', '.join(chosen.heads)})"
     study = (
         f"Model {of.get('model', 'not named')}; n = {of.get('documents', '?')} documents in "
-        f"{of.get('folds', '?')} folds, windows of {of.get('window', '?')} tokens; "
+        f"{of.get('folds', '?')} folds, {name_windows(of)}; "
         f"{count(chosen.heads, 'head')} of {count(set(chosen.layer.tolist()), 'layer')}{named}. "
-        f"{_name_nulls(result)}. "
+        f"{f'Nulls drawn: {nulls}' if nulls else _name_nulls(result)}. "
         f"{_count_verdicts(result, chosen)}."
     )
     return " ".join([*filter(None, sentences), study])
 
 
+def name_windows(of: Mapping[Any, Any]) -> str:
+    """How many windows were fitted, as far as attributes tell, and how long they are."""
+    length, tokens = of.get("window", "?"), of.get("tokens_fitted")
+    return f"{f'{tokens // length} ' if tokens and length != '?' else ''}windows of {length} tokens"
+
+
 def _name_nulls(result: xarray.DataTree) -> str:
     nulls = result["verdicts"].coords.get("null") if "verdicts" in result.children else None
     if nulls is None:
-        return "Nulls: none computed"
-    return f"Nulls computed beside the model: {', '.join(map(str, nulls.values)).replace('_', ' ')}"
+        return "No nulls drawn, none computed"
+    return f"No nulls drawn; computed beside the model: {', '.join(map(str, nulls.values)).replace('_', ' ')}"
 
 
 def _count_verdicts(result: xarray.DataTree, chosen: Chosen) -> str:

@@ -5,20 +5,23 @@ import seaborn
 import xarray
 
 from infodyn_interp.errors import RequestError
-from infodyn_interp.figures.plates import DARK, LABEL_SIZE, PALE, Plate, new_plate, print_settings
+from infodyn_interp.figures.plates import DARK, PALE, Plate, new_plate, points, printed
 
 
-@print_settings()
-def temperature_ladder(described: xarray.Dataset, statistic: str = "mean", width: str = "column") -> Plate:
+@printed
+def temperature_ladder(
+    described: xarray.Dataset, statistic: str = "mean", width: str = "column", style: str = "paper"
+) -> Plate:
     """A statistic of each proxy by temperature: a line a prompt, and the mean over prompts with its interval.
 
     Args:
         described: as `observe.describe` gives it, with dimension `temperature`.
         statistic: `mean`, `trend` or `autocorrelation`.
         width: `column` or `page`.
+        style: `paper` or `talk`.
 
     Raises:
-        RequestError: no temperatures, no such statistic or width. Source: seed, observation.
+        RequestError: no temperatures, no such statistic, width or style. Source: seed, observation.
     """
     names = described["statistic"].values.tolist()
     if "temperature" not in described.dims:
@@ -28,7 +31,7 @@ def temperature_ladder(described: xarray.Dataset, statistic: str = "mean", width
     data = described.sel(statistic=statistic).sortby("temperature")
     proxies = [str(name) for name in data["proxy"].values]
     beside = min(4 if width == "page" else 2, len(proxies))
-    plate, axes = new_plate(-(-len(proxies) // beside), beside, 1.1, width, words=0.5, sharey=False)
+    plate, axes = new_plate(-(-len(proxies) // beside), beside, 1.1, width, style, words=0.5, sharey=False)
     unit = {"mean": "mean", "trend": "trend per step", "autocorrelation": "autocorrelation"}[statistic]
     temperature, said = data["temperature"].values, []
     for ax, proxy in zip(axes, proxies, strict=False):
@@ -37,7 +40,7 @@ def temperature_ladder(described: xarray.Dataset, statistic: str = "mean", width
             temperature,
             one["by_prompt"].transpose("temperature", "prompt"),
             color=PALE,
-            linewidth=0.6,
+            linewidth=points(0.6),
             gid="prompt",
         )
         lines[0].set_label("a prompt")
@@ -46,7 +49,7 @@ def temperature_ladder(described: xarray.Dataset, statistic: str = "mean", width
             one["value_low"],
             one["value_high"],
             color=DARK,
-            linewidth=1.6,
+            linewidth=points(1.6),
             zorder=3,
             gid="interval",
         )
@@ -54,9 +57,9 @@ def temperature_ladder(described: xarray.Dataset, statistic: str = "mean", width
             temperature,
             one["value"],
             color=DARK,
-            linewidth=0.9,
+            linewidth=points(0.9),
             marker="o",
-            markersize=3.5,
+            markersize=points(3.5),
             zorder=4,
             gid="value",
         )
@@ -69,13 +72,14 @@ def temperature_ladder(described: xarray.Dataset, statistic: str = "mean", width
         said.append(f"{proxy.replace('_', ' ')} {share:.2g}")
     for spare in axes[len(proxies) :]:
         spare.remove()
-    plate.supxlabel("temperature (no unit)", fontsize=LABEL_SIZE)
-    plate.supylabel(f"{unit} (no unit)", fontsize=LABEL_SIZE)
+    plate.supxlabel("temperature (no unit)")
+    plate.supylabel(f"{unit} (no unit)")
     plate.caption = (
-        f"The {unit} of each proxy over the replies of a prompt, by temperature (units of the embedding, its "
-        "square for the kinetic energy, radians for the curvature). Pale: a line a prompt; dark: mean over prompts "
-        "with its 95 % interval. Prompts are the same at every temperature, so lines that rise together say more than "
+        f"The {unit} of each proxy over the replies of a prompt, by temperature (units of the embedding, its square "
+        "for the kinetic energy, radians for the curvature). Pale: a line a prompt; dark: mean over prompts with its "
+        "95 % interval. Prompts are the same at every temperature, so lines that rise together say more than "
         "intervals that do not overlap: the contrasts are paired by prompt. Share of the replies' variance that lies "
-        f"between prompts, mean over temperatures: {', '.join(said)}. n = {data.sizes['prompt']} prompts."
+        f"between prompts, mean over temperatures: {', '.join(said)}. No nulls drawn. n = {data.sizes['prompt']} "
+        "prompts."
     )
     return plate

@@ -11,21 +11,23 @@ from infodyn_interp.errors import RequestError
 from infodyn_interp.figures.example import show_piece, token_fonts
 from infodyn_interp.figures.plates import (
     DARK,
-    LABEL_SIZE,
     RULE,
     WARM,
     Plate,
+    area,
+    inches,
     new_plate,
     place_legend,
-    print_settings,
+    points,
+    printed,
 )
 
 NEEDED = ("tension", "text", "x_plane", "equilibrium_plane", "plane_share")
-MOST_STEPS = {"column": 28, "page": 64}  # pieces of text that stand side by side
+LINE = 8.4 / 72  # inches from one piece of text to the next
 
 
-@print_settings()
-def trajectory(seen: xarray.Dataset, start: int = 0, width: str = "page") -> Plate:
+@printed
+def trajectory(seen: xarray.Dataset, start: int = 0, width: str = "page", style: str = "paper") -> Plate:
     """Tension of one reply over its text, and x with xbar in the two directions that embeddings vary most in.
 
     Args:
@@ -33,9 +35,11 @@ def trajectory(seen: xarray.Dataset, start: int = 0, width: str = "page") -> Pla
             what `track_equilibrium` gives, merged with `lay_in_plane` and a `text` by step.
         start: first step shown; as many as fit stand side by side.
         width: `column` or `page`.
+        style: `paper` or `talk`.
 
     Raises:
-        RequestError: more than one reply, a variable missing, a start outside it, or no such width. Source: seed.
+        RequestError: more than one reply, a variable missing, a start outside it, or no such width or style.
+            Source: seed.
     """
     if missing := [name for name in NEEDED if name not in seen]:
         raise RequestError(f"a trajectory needs {', '.join(missing)}; give a reply of the group output")
@@ -47,8 +51,9 @@ def trajectory(seen: xarray.Dataset, start: int = 0, width: str = "page") -> Pla
     steps = int(tension.notnull().sum())
     if not 0 <= start < steps:
         raise RequestError(f"start {start} of a reply of {steps} steps: it does not fit")
-    plate, (above, below) = new_plate(2, 1, 1.3, width, words=1.0, sharex=False, sharey=False)
-    shown = np.arange(start, min(start + MOST_STEPS[width], steps))
+    plate, (above, below) = new_plate(2, 1, 1.3, width, style, words=1.0, sharex=False, sharey=False)
+    most = int((inches(width, style) - points(0.48)) / points(LINE))
+    shown = np.arange(start, min(start + most, steps))
     pieces = [show_piece(str(piece)) for piece in seen["text"].values[shown]]
     _draw_tension(above, tension.values[shown], pieces)
     _draw_way(below, seen["x_plane"].values, seen["equilibrium_plane"].values, shown)
@@ -61,8 +66,9 @@ def trajectory(seen: xarray.Dataset, start: int = 0, width: str = "page") -> Pla
         f"α = {seen.attrs['alpha']:g}: half of a deviation is taken up in {seen.attrs['half_life']:.2g} steps. The "
         "kinetic energy is half the squared tension: one degree of "
         "freedom, not drawn twice. Below: x (points, joined in order) and x̄ (line) in the two directions in which "
-        f"embeddings vary most, {float(seen['plane_share'].sum()):.2g} of their variance (share). One reply, so no "
-        "intervals; a tension that rises and falls is what smoothing makes of noise too: see the sweep over α."
+        f"embeddings vary most, {float(seen['plane_share'].sum()):.2g} of their variance (share). n = 1 reply, so no "
+        "intervals, and no nulls drawn: a tension that rises and falls is what smoothing makes of noise too: see "
+        "the sweep over α."
     )
     return plate
 
@@ -81,31 +87,46 @@ def _whose(seen: xarray.Dataset) -> str:
 
 def _draw_tension(ax: Axes, tension: np.ndarray, pieces: list[str]) -> None:
     place = np.arange(len(tension))
-    ax.plot(place, tension, color=DARK, linewidth=1.1, marker="o", markersize=2.2, gid="tension")
+    ax.plot(
+        place, tension, color=DARK, linewidth=points(1.1), marker="o", markersize=points(2.2), gid="tension"
+    )
     ax.set_xticks(place, pieces, rotation=90)
     for text in ax.get_xticklabels():
-        text.set(fontfamily=list(token_fonts()), fontsize=6, parse_math=False)
+        text.set(fontfamily=list(token_fonts()), parse_math=False)
     ax.set_xlim(-0.6, len(place) - 0.4)
     ax.set_ylim(0, None)
     ax.set_ylabel("tension (no unit)")
-    ax.grid(axis="x", color=".92", linewidth=0.4)
+    ax.grid(axis="x", color=".92", linewidth=points(0.4))
     ax.tick_params("x", length=0)
     seaborn.despine(ax=ax)
 
 
-def _draw_way(ax: Axes, points: np.ndarray, centres: np.ndarray, shown: np.ndarray) -> None:
-    ax.plot(*points[shown].T, color=DARK, linewidth=0.4, alpha=0.5, zorder=1)
+def _draw_way(ax: Axes, states: np.ndarray, centres: np.ndarray, shown: np.ndarray) -> None:
+    ax.plot(*states[shown].T, color=DARK, linewidth=points(0.4), alpha=0.5, zorder=1)
     ax.scatter(
-        points[shown, 0], points[shown, 1], s=7, color=DARK, linewidths=0, label="x, a step each", gid="x"
+        states[shown, 0],
+        states[shown, 1],
+        s=area(7),
+        color=DARK,
+        linewidths=0,
+        label="x, a step each",
+        gid="x",
     )
     ax.plot(
-        *centres[shown].T, color=WARM, linewidth=1.4, zorder=3, label="x̄, floating equilibrium", gid="xbar"
+        *centres[shown].T,
+        color=WARM,
+        linewidth=points(1.4),
+        zorder=3,
+        label="x̄, floating equilibrium",
+        gid="xbar",
     )
     x, y = centres[shown[-1]]
-    ax.scatter(x, y, s=16, color=WARM, edgecolor="black", linewidths=0.5, zorder=4, label="its last")
-    ax.axhline(0, color=RULE, linewidth=0.3, zorder=0)
-    ax.axvline(0, color=RULE, linewidth=0.3, zorder=0)
+    ax.scatter(
+        x, y, s=area(16), color=WARM, edgecolor="black", linewidths=points(0.5), zorder=4, label="its last"
+    )
+    ax.axhline(0, color=RULE, linewidth=points(0.3), zorder=0)
+    ax.axvline(0, color=RULE, linewidth=points(0.3), zorder=0)
     ax.set_aspect("equal", "datalim")
-    ax.set_xlabel("first principal direction (no unit)", fontsize=LABEL_SIZE)
-    ax.set_ylabel("second (no unit)", fontsize=LABEL_SIZE)
+    ax.set_xlabel("first principal direction (no unit)")
+    ax.set_ylabel("second (no unit)")
     seaborn.despine(ax=ax)

@@ -34,6 +34,7 @@ TITLES = {
     "maps": "Maps from layer to layer",
     "contrasts": "Contrasts",
 }
+BY_HEAT = {"coupling_map": "coupling", "instantiation": "output"}  # a figure for each temperature
 OUTSIDE = ("trajectory", "temperature_ladder", "alpha_sweep")  # figures of replies
 MIME = {"svg": "image/svg+xml", "png": "image/png"}
 DOTS = 150  # an inch, of the pictures that are smaller as pixels
@@ -49,7 +50,9 @@ def group_sections(result: xarray.DataTree) -> list[dict[str, Any]]:
     figures: dict[str, list[dict[str, str]]] = {}
     for name, plate in draw_all(result, width="page").items():
         if name != "verdict_map" and not name.startswith("landscape"):  # the page has its own
-            group = "coupling" if name.startswith("coupling_map") else groups.get(name, name)
+            group = next(
+                (to for kind, to in BY_HEAT.items() if name.startswith(kind)), groups.get(name, name)
+            )
             figures.setdefault(group, []).append(_picture(name, plate))
     return [
         {
