@@ -27,6 +27,7 @@ from synthetic import (
     RANKS,
     make_ablation,
     make_calibration,
+    make_measured,
     make_result,
 )
 
@@ -319,6 +320,19 @@ def test_the_callers_settings_change_nothing_and_come_back(draw: Draw, result: x
         with pytest.raises(RequestError):
             draw(result, width="poster")
         assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("factor", [1, 30, 1e4])
+def test_every_panel_of_curves_names_two_ticks_however_far_it_reaches(factor: float) -> None:
+    measured = make_measured().copy()
+    rising = np.geomspace(1, factor, measured["maps"].sizes["layer"])
+    curves = measured["maps"].to_dataset().drop_vars("verdict") * xarray.DataArray(rising, dims="layer")
+    measured["maps"] = xarray.DataTree(curves.assign(verdict=measured["maps"]["verdict"]))
+    for ax in figures.map_curves(measured).axes:
+        low, high = ax.get_ylim()
+        named = [tick for tick in ax.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        assert len(named) >= 2, ax.get_title("left")
+        assert all(tick.label1.get_text() for tick in named)
 
 
 def test_no_figure_is_left_with_pyplot(result: xarray.DataTree, tmp_path: Path) -> None:

@@ -125,9 +125,13 @@ def map_curves(result: xarray.DataTree, width: str = "column", style: str = "pap
     for ax, name in zip(axes, names, strict=True):
         _draw(ax, data, name)
         ax.set_title(CURVES[name], fontsize=points(TYPE))
-        if name in LOGARITHMIC:
+        low, high = ax.dataLim.intervaly
+        if (
+            name in LOGARITHMIC and high > 10 * low > 0
+        ):  # within a decade too few ticks of a logarithm have names
             ax.set_yscale("log")
-            ax.yaxis.set_major_locator(LogLocator(numticks=4))
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 3) if high < 100 * low else (1,), numticks=4))
+            ax.yaxis.set_major_formatter("{x:g}")
             ax.yaxis.set_minor_formatter(NullFormatter())
     plate.supxlabel("layer")
     place_legend(plate, axes[0])
