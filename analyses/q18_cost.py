@@ -5,7 +5,6 @@
 Worth reading on a quiet machine alone; `--measured FILE` draws what `infodyn cost --json > FILE` found there.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,6 @@ import pandas as pd
 import seaborn
 from study import listen, publish
 
-from infodyn_interp import costing, models
 from infodyn_interp.figures.plates import DARK, PALE, RULE, Plate, new_plate, print_settings
 
 # What each row is; a pass of a sweep, or something to hold it against.
@@ -56,8 +54,9 @@ def draw(table: pd.DataFrame, measured: Mapping[str, float]) -> Plate:
         table["over_forward"],
         color=[DARK if own else PALE for own in of_sweep],
     )
-    ax.bar_label(bars, fmt="%.2f", padding=2, fontsize=6.5)
-    ax.axvline(1, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)))
+    white = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    ax.bar_label(bars, fmt="%.2f", padding=3, fontsize=6.5, bbox=white)
+    ax.axvline(1, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), zorder=0)
     ax.invert_yaxis()
     ax.set_xlim(0, 1.12 * table["over_forward"].max())
     ax.set_xlabel("time, over a plain forward pass")
@@ -69,18 +68,21 @@ def draw(table: pd.DataFrame, measured: Mapping[str, float]) -> Plate:
         f" {measured['repeats']:g} interleaved repeats on {measured['threads']:g} threads, logits at the last position"
         " alone. Dark: passes of a sweep; pale: what they are held against. A sweep reads every token once in the fit"
         " and once in the carry-over, the first window of a document once more to filter, and of some documents the"
-        f" finer tracks and the ladder. Memory above a forward pass: fit {measured['fit_peak_over_forward_mib']:.0f}"
-        f" MiB, run_with_cache {measured['run_with_cache_peak_mib'] - measured['bridge_forward_peak_mib']:.0f} MiB."
+        " finer tracks and the ladder. Memory over what the process held before: fit"
+        f" {measured['fit_with_reference_peak_mib']:.0f} MiB, run_with_cache"
+        f" {measured['run_with_cache_peak_mib']:.0f} MiB."
     )
     return plate
 
 
 def main() -> None:
     """Measure, or take what was measured; draw, write."""
-    ask: argparse.ArgumentParser = listen(__doc__)
+    ask = listen(__doc__)
     ask.add_argument("--measured", type=Path, help="rows of `infodyn cost --json`")
     asked = ask.parse_args()
     if asked.measured is None:
+        from infodyn_interp import costing, models
+
         measured = costing.measure_cost(models.open_model("demo"))
     else:
         measured = json.loads(asked.measured.read_text())
