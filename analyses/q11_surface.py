@@ -11,14 +11,14 @@ import seaborn
 import xarray
 from matplotlib.axes import Axes
 from panels import draw_nulls, explain
-from study import LAYERS, listen, publish, read_demo, read_study, sweep
+from study import LAYERS, listen, open_demo, publish, sweep
 
 from infodyn_interp.figures.intervals import draw_intervals
 from infodyn_interp.figures.plates import Plate, new_plate, print_settings
 from infodyn_interp.figures.selection import choose_heads
-from infodyn_interp.identify.nulls import TWINS
 
-MEAN_OF = 6  # documents that the mean of a layer is taken over: it needs no more
+NULLS = ("untrained", "shuffled_tokens")
+REFERENCES = {"lexical": 16, "position": 4}  # with their documents: the mean of a layer needs few
 
 
 def gather(results: dict[str, xarray.Dataset]) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def draw(results: dict[str, xarray.Dataset], table: pd.DataFrame, about: dict[st
     for ax, (name, data) in zip(axes, results.items(), strict=True):
         draw_reference(ax, data, name)
     axes[0].set_xlabel("")
-    explain(plate, list(TWINS), verdicts=False)
+    explain(plate, list(NULLS), verdicts=False)
     said = []
     for (name, null), rows in table.groupby(["reference", "null"], sort=False):
         middle = rows.groupby("layer")["r2"].median()
@@ -75,17 +75,22 @@ def draw(results: dict[str, xarray.Dataset], table: pd.DataFrame, about: dict[st
 
 def main() -> None:
     """Read both references, draw, write."""
-    listen(__doc__).parse_args()
-    model, texts = read_demo()
-    study = read_study(model, texts)
-    few = texts.part(reference_documents=MEAN_OF)
-    by_place = sweep("position", model, few, reference="position", nulls=TWINS, carry=False, limits=())
-    results = {
-        "lexical": study["reference"].to_dataset(),
-        "position": by_place["reference"].to_dataset(),
+    model, texts = open_demo(listen(__doc__).parse_args().study)
+    made = {
+        name: sweep(
+            name,
+            model,
+            texts.part(reference_documents=documents),
+            reference=name,
+            layers=LAYERS,
+            nulls=NULLS,
+            carry=False,
+        )
+        for name, documents in REFERENCES.items()
     }
+    results = {name: one["reference"].to_dataset() for name, one in made.items()}
     table = gather(results)
-    publish("surface", table, draw(results, table, study.attrs))
+    publish("surface", table, draw(results, table, made["lexical"].attrs))
 
 
 if __name__ == "__main__":

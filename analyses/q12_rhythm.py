@@ -7,7 +7,7 @@ Rhythm is judged over nuisance, track and what the state of a key decides (seed 
 
 import xarray
 from panels import count_beside, draw_gains, draw_verdicts, explain, gains_table
-from study import listen, publish, read_demo, read_study
+from study import listen, publish, read_study
 
 from infodyn_interp.figures.plates import Plate, new_plate, print_settings
 
@@ -40,8 +40,7 @@ def draw(result: xarray.DataTree, said: str, nulls: list[str]) -> Plate:
 
 def main() -> None:
     """Read the study, draw, write."""
-    listen(__doc__).parse_args()
-    result = read_study(*read_demo())
+    result = read_study(listen(__doc__).parse_args().study)
     table = gains_table(result, TERM)
     publish(TERM, table, draw(result, count_beside(table), table["null"].unique().tolist()))
 

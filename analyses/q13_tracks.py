@@ -11,7 +11,7 @@ import seaborn
 import xarray
 from matplotlib.axes import Axes
 from panels import count_beside, draw_gains, draw_verdicts, explain, gains_table
-from study import listen, publish, read_demo, read_study
+from study import listen, publish, read_study
 
 from infodyn_interp.figures.plates import DARK, PALE, RULE, WARM, Plate, new_plate, print_settings
 from infodyn_interp.figures.selection import threshold
@@ -92,8 +92,7 @@ def draw(result: xarray.DataTree, signs: xarray.DataArray, said: str, nulls: lis
 
 def main() -> None:
     """Read the study, draw, write."""
-    listen(__doc__).parse_args()
-    result = read_study(*read_demo())
+    result = read_study(listen(__doc__).parse_args().study)
     table, signs = gains_table(result, TERM), signs_of(result)
     own = xarray.Dataset(
         {

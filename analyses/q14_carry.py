@@ -13,7 +13,7 @@ import seaborn
 import xarray
 from matplotlib.axes import Axes
 from panels import draw_nulls, explain
-from study import LAYERS, listen, publish, read_demo, read_study, sweep
+from study import listen, open_demo, publish, read_study, sweep
 
 from infodyn_interp.figures.plates import DARK, PALE, RULE, WARM, Plate, name_ticks, new_plate, print_settings
 
@@ -29,8 +29,8 @@ RANKS = (8, 32)
 def read_precisions(model: "Model", texts: "Texts") -> xarray.Dataset:
     """The carry-over of half of the documents, in float32 and in the other dtypes."""
     half = texts.part(folds=texts.folds // 2, reference_documents=texts.reference_documents // 2)
-    more = {"nulls": (), "limits": (), "ladder_documents": 8, "precisions": [*DTYPES]}
-    return sweep("precisions", model, half, layers=RECAST, **more)["precisions"].to_dataset()
+    made = sweep("precisions", model, half, layers=RECAST, nulls=(), ladder_documents=8, precisions=[*DTYPES])
+    return made["precisions"].to_dataset()
 
 
 def gather(result: xarray.DataTree, recast: xarray.Dataset) -> xarray.Dataset:
@@ -96,7 +96,8 @@ def draw(result: xarray.DataTree, found: xarray.Dataset) -> Plate:
     clear = (found["interference_q"] <= 0.05) & (np.abs(found["interference"]) >= least)
     draw_heads(after, found["interference"], clear.values, DARK)
     after.set_title("slope on residual")
-    for ax, layers in ((beside, LAYERS), (beyond, LAYERS), (cut, RECAST), (after, LAYERS)):
+    every = found["layer"].values.tolist()
+    for ax, layers in ((beside, every), (beyond, every), (cut, [*RECAST]), (after, every)):
         ax.axhline(0, color=RULE, linewidth=0.5, zorder=1)
         ax.set_xlim(-0.6, len(layers) - 0.4)
         name_ticks(ax.xaxis, "layer", layers, 0)
@@ -142,10 +143,9 @@ def say(result: xarray.DataTree, found: xarray.Dataset, nulls: list[str], clear:
 
 def main() -> None:
     """Read the study and other precisions, draw, write."""
-    listen(__doc__).parse_args()
-    model, texts = read_demo()
-    result = read_study(model, texts)
-    found = gather(result, read_precisions(model, texts))
+    folder = listen(__doc__).parse_args().study
+    result = read_study(folder)
+    found = gather(result, read_precisions(*open_demo(folder)))
     publish("carry", found.to_dataframe().reset_index(), draw(result, found))
 
 

@@ -6,7 +6,7 @@ Replies to eight openings are read by the study's frozen terms (seed, observatio
 own unembedding.
 """
 
-from study import OUT, listen, publish, read_demo, read_study
+from study import OUT, listen, open_demo, publish
 
 from infodyn_interp import observing, results
 from infodyn_interp.cli.progress import Report
@@ -27,14 +27,13 @@ TRIALS, TOKENS = 6, 64
 
 def main() -> None:
     """Draw replies, couple, draw, write."""
-    listen(__doc__).parse_args()
-    model, texts = read_demo()
-    read_study(model, texts)
+    folder = listen(__doc__).parse_args().study
+    model, _ = open_demo(folder)
     with Report() as report:
         result = observing.trace(
             model,
             OPENINGS,
-            inside=OUT / "study",
+            inside=folder,
             out=OUT / "outside",
             trials=TRIALS,
             tokens=TOKENS,

@@ -10,7 +10,7 @@ import seaborn
 import xarray
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from study import LAYERS, OUT, listen, publish, read_demo, read_study
+from study import LAYERS, OUT, listen, open_demo, publish
 
 from infodyn_interp.cli.progress import Report
 from infodyn_interp.figures.depths import LINES
@@ -118,9 +118,8 @@ def draw(result: xarray.DataTree, table: pd.DataFrame) -> Plate:
 
 def main() -> None:
     """Read the study's frozen terms along each document, draw, write."""
-    listen(__doc__).parse_args()
-    model, texts = read_demo()
-    read_study(model, texts)
+    folder = listen(__doc__).parse_args().study
+    model, texts = open_demo(folder)
     with Report() as report:
         result = measuring.measure(
             model,
@@ -130,7 +129,7 @@ def main() -> None:
             nulls=NULLS,
             null_share=1,
             fit_tokens=1,
-            inside=OUT / "study",
+            inside=folder,
             out=OUT / "jumps",
             progress=report,
         )
