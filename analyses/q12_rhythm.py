@@ -42,7 +42,7 @@ def main() -> None:
     """Read the study, draw, write."""
     result = read_study(listen(__doc__).parse_args().study)
     table = gains_table(result, TERM)
-    publish(TERM, table, draw(result, count_beside(table), table["null"].unique().tolist()))
+    publish(TERM, table, draw(result, count_beside(result, table), table["null"].unique().tolist()))
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def main() -> None:
     ).to_dataframe()
     more = own.reset_index()[["layer", "head", *own.columns]].assign(null="trained")
     table = pd.merge(table, more, "left", ["null", "layer", "head"])
-    plate = draw(result, signs, count_beside(table), table["null"].unique().tolist())
+    plate = draw(result, signs, count_beside(result, table), table["null"].unique().tolist())
     publish("tracks", table, plate)
 
 
