@@ -54,7 +54,7 @@ def draw_limits(ax: Axes, limits: xarray.DataArray, small: float) -> None:
     ax.axhline(small, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)))
     ax.set_yscale("log")
     ax.set_ylim(0.002, 1)
-    ax.set_yticks([0.01, 0.1, EDGE], [".01", ".1", "> .5"])
+    ax.set_yticks([0.01, 0.1, EDGE], [".01", ".1", ".5+"])
     ax.set_ylabel("detection limit")
     seaborn.despine(ax=ax)
 
