@@ -48,7 +48,7 @@ def gather(result: xarray.DataTree, recast: xarray.Dataset) -> xarray.Dataset:
             found[f"verdict_{null}"] = one["null_verdict"]
     ladder = carry["ladder_sill"]
     for rank in RANKS:
-        found[f"sill_{rank}_over_0"] = (ladder.sel(rank=rank) / ladder.sel(rank=0)).drop_vars("rank")
+        found[f"sill_{rank}_over_0"] = ladder.sel(rank=rank, drop=True) / ladder.sel(rank=0, drop=True)
     own = recast["rise"].sel(dtype=recast.attrs["own"], drop=True)
     for dtype in DTYPES:
         for end in ("", "_low", "_high"):
@@ -134,7 +134,8 @@ def say(result: xarray.DataTree, found: xarray.Dataset, nulls: list[str], clear:
         f" layer: model {middle('gain')}, IDENTIFIED in {int((found['verdict'] == 'IDENTIFIED').sum())}; {beside}."
         " Sill left when the nuisance's bilinear block takes r components of the states, over r = 0: "
         + ", ".join(f"{middle(f'sill_{rank}_over_0')} at {rank}" for rank in RANKS)
-        + ". Change of the rise in another dtype of the same weights, share of the rise in float32 (median): "
+        + ". Change of the rise in another dtype of the same weights, share of the rise in float32"
+        f" (layers {', '.join(map(str, RECAST))}, half of the documents; median): "
         + f"{cut}. Slope of the innovation's log size on the prosody residual's of the step before: median"
         f" {middle('interference')}; {int(clear.sum())} heads found (q <= .05, slope of .1 or more), {grow} grow."
         f" n = {result.attrs['documents']} documents of {result.attrs['window']} tokens."
