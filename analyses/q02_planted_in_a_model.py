@@ -5,6 +5,7 @@
 Each head's own fitted term of that kind is taken out first. Writes analyses/data/planted_in_a_model.csv.
 """
 
+import argparse
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -21,6 +22,7 @@ LAYERS, SHARE, WINDOWS = (3, 10, 20), 0.10, 2
 
 def main() -> None:
     """Sweep clean, plant each term in each layer, sweep again, and once more with the planted term taken back."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     model = models.open_model("demo")
     read = texts.read_texts(
         list(topics.values()),

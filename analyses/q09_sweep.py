@@ -5,6 +5,7 @@
 Each peak is of a process of its own; both times are of one process, the sweep between two halves of the rows.
 """
 
+import argparse
 import os
 import resource
 import tempfile
@@ -79,6 +80,7 @@ def seconds_per_token(_: object) -> tuple[float, float]:
 
 def main() -> None:
     """Measure, print, write."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
         forward, sweep, (stage, row) = (
             pool.submit(one, None).result() for one in (peak_of_forwards, peak_of_sweep, seconds_per_token)

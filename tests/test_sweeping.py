@@ -17,7 +17,7 @@ from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.identify.nulls import NULLS
-from infodyn_interp.models import Model, open_model
+from infodyn_interp.models import Model, open_model, untrained_twin
 from infodyn_interp.reducing import label_basis
 from infodyn_interp.reducing.structure import label_profile
 from infodyn_interp.results import open_result
@@ -332,6 +332,16 @@ def test_every_null_stands_beside_the_model(judged: xarray.DataTree) -> None:
     untrained = of_null.sel(null="untrained")
     assert bool((untrained["contrast_low"] <= untrained["contrast_high"]).all())
     assert bool(np.isfinite(untrained["null_gain"]).all())
+
+
+def test_the_reference_of_a_null_fits_it_as_in_a_study_of_its_own(model: Model) -> None:
+    texts, plain = read(model, write_documents(14)), {"layers": [1, 2], "state_rank": 4, "carry": False}
+    made = sweep(model, texts, **plain, limits=(), nulls=["untrained"], null_share=1)["reference"]
+    alone = sweep(untrained_twin(model), texts, **plain, limits=(), nulls=())["reference"]
+    for end in ("", "_low", "_high"):
+        null = made[f"null_r2{end}"].sel(null="untrained")
+        np.testing.assert_allclose(null.transpose("layer", "head"), alone[f"r2{end}"])
+    np.testing.assert_allclose(made["r2_contrast"], made["r2"] - made["null_r2"], atol=1e-12)
 
 
 def test_the_swap_gate_is_asked_where_a_gain_has_a_bound(judged: xarray.DataTree) -> None:

@@ -1,6 +1,6 @@
 """The stage `reduce`: gathered moments become the labelled groups of a result, each variable with its unit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +53,13 @@ def reduce(
     groups = {
         "/basis": label_basis(gathered),
         "/example": _example(gathered, fits, layers, pieces),
-        "/reference": _reference(surfaces, gathered.unseen, reference, (len(layers), heads)),
+        "/reference": _reference(
+            surfaces,
+            {name: found for name, null in nulls.items() if (found := _surfaces(null, layers)) is not None},
+            gathered.unseen,
+            reference,
+            (len(layers), heads),
+        ),
         "/energy": _energy(fits, layers, surfaces, head_width, reference),
         "/terms": _terms(gathered, fits, layers),
     }
@@ -181,7 +187,11 @@ def _surfaces(gathered: "Gathered", layers: Sequence[int]) -> SurfaceFit | None:
 
 
 def _reference(
-    surfaces: SurfaceFit | None, unseen: float, reference: str, shape: tuple[int, int]
+    surfaces: SurfaceFit | None,
+    nulls: Mapping[str, SurfaceFit],
+    unseen: float,
+    reference: str,
+    shape: tuple[int, int],
 ) -> xarray.Dataset:
     words = {
         "r2": ("1", "squared correlation of row-centred scores with the reference, every 16th query"),
@@ -197,21 +207,44 @@ def _reference(
             nothing = np.full(shape, np.nan)
             estimate = Estimate(nothing, nothing, nothing, nothing)
         else:
-            total = _quality(surfaces.products.sum(0), surfaces.bending.sum(0))[name]
-            folds = range(len(surfaces.products))
-            without = [
-                _quality(
-                    surfaces.products.sum(0) - surfaces.products[fold],
-                    surfaces.bending.sum(0) - surfaces.bending[fold],
-                )[name]
-                for fold in folds
-            ]
-            estimate = Estimate.of_jackknife(total, np.stack(without))
+            estimate = Estimate.of_jackknife(*_without_folds(surfaces, name))
         variables |= interval(name, estimate, GRID, unit, long_name)
     variables["unseen_share"] = label(
         GRID, np.full(shape, unseen), "1", "share of fitted tokens whose type the survey never saw"
     )
-    return xarray.Dataset(variables, attrs={"reference": reference})
+    coords = {}
+    if surfaces is not None and nulls:
+        coords["null"] = list(nulls)
+        own, contrast = (of_layers(some) for some in zip(*_beside(surfaces, nulls.values()), strict=True))
+        variables |= interval("null_r2", own, ("null", *GRID), "1", "r2 of the null by its own reference")
+        variables |= interval(
+            "r2_contrast", contrast, ("null", *GRID), "1", "r2 of the model minus the null's, same documents"
+        )
+    return xarray.Dataset(variables, coords=coords, attrs={"reference": reference}).transpose(*GRID, ...)
+
+
+def _beside(surfaces: SurfaceFit, nulls: Iterable[SurfaceFit]) -> Iterator[tuple[Estimate, Estimate]]:
+    """R2 of each null, and the model's less it, over the documents that the null read."""
+    for null in nulls:
+        value, without = _without_folds(null, "r2")
+        of_model, of_model_without = _without_folds(surfaces, "r2", len(null.pairs))
+        yield (
+            Estimate.of_jackknife(value, without),
+            Estimate.of_jackknife(of_model - value, of_model_without - without),
+        )
+
+
+def _without_folds(
+    surfaces: SurfaceFit, name: str, folds: int | None = None
+) -> tuple[Float[np.ndarray, "layer head"], Float[np.ndarray, "fold layer head"]]:
+    """A quality of the reference over the first folds of documents, and without each of them."""
+    products, bending = surfaces.products[:folds], surfaces.bending[:folds]
+    of_products, of_bending = products.sum(0), bending.sum(0)
+    without = [
+        _quality(of_products - one, of_bending - other)[name]
+        for one, other in zip(products, bending, strict=True)
+    ]
+    return _quality(of_products, of_bending)[name], np.stack(without)
 
 
 def _quality(products: torch.Tensor, bending: torch.Tensor) -> dict[str, np.ndarray]:
