@@ -18,11 +18,11 @@ from infodyn_interp.energy.moments import Moments
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.identify.nulls import NULLS
 from infodyn_interp.models import Model, open_model
-from infodyn_interp.reducing import label_basis
+from infodyn_interp.reducing import label_basis, reduce
 from infodyn_interp.reducing.structure import label_profile
 from infodyn_interp.results import open_result
 from infodyn_interp.sweeping import Settings, gather, sweep
-from infodyn_interp.texts import Texts, read_texts
+from infodyn_interp.texts import Texts, read_pieces, read_texts
 
 WINDOW = 48
 SENTENCE = "the clock kept its own time and nobody waved . , why would they ? it was raining \n numbers 1 42"
@@ -154,6 +154,19 @@ def test_layers_alone_give_what_they_give_together(model: Model, result: xarray.
     xarray.testing.assert_identical(
         alone["terms"].to_dataset(), result["terms"].to_dataset().sel(layer=[1, 2])
     )
+
+
+def test_layers_taken_at_once_give_the_bits_of_one_by_one(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings((0, 1, 2), state_rank=4, limits=(1, 2), nulls=("permuted_queries",))
+    gathered = gather(model, read(model, write_documents(20)), settings)
+    pieces, made = read_pieces(model.tokenizer), []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        made.append(reduce(gathered, pieces, model.head_width, "lexical", {}, settings))
+    for name, group in made[0].items():
+        xarray.testing.assert_identical(group, made[1][name])
 
 
 def test_the_basis_keeps_the_coefficients_without_each_fold(model: Model) -> None:
