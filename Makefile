@@ -20,8 +20,7 @@ test: $(STAMP) ## run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n auto --dist loadscope --ignore tests/test_planted.py
-	$(BIN)/pytest tests/test_planted.py
+	$(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder
 
 docs: $(STAMP) ## build the site in docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

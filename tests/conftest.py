@@ -29,6 +29,18 @@ from infodyn_interp.models import Model, open_model  # noqa: E402
 torch.set_num_threads(max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
+# Modules of minutes, begun first: one of them left for the end would leave the other process idle.
+LONG = (
+    "test_shards", "test_docs", "test_planted", "test_cli", "test_figures", "test_sweeping", "test_report",
+    "test_calibration", "test_planning",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order of the modules, as `LONG` has it; within one nothing moves."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def demo_model() -> Model:
     """SmolLM2-135M-Instruct, once for all; without its package tests fail with the line that brings it."""

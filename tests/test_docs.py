@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -12,6 +13,7 @@ import matplotlib
 import pytest
 import typer
 
+import infodyn_interp as idi
 from infodyn_interp import energy
 from infodyn_interp.cli.commands import app
 from infodyn_interp.sweeping import sweep
@@ -47,9 +49,9 @@ def place(demo_model, tmp_path_factory):
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
 def test_the_python_of_a_page_runs(page, place, demo_model, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(
-        "infodyn_interp.models.open_model", lambda name: demo_model
-    )  # opened once for all tests
+    monkeypatch.setattr(idi, "open_model", lambda name: demo_model)  # opened once for all tests
+    # the study of the place is not computed again, and any other would be refused there
+    monkeypatch.setattr(idi, "sweep", partial(sweep, out=place / "out" / "study"))
     monkeypatch.setattr(energy, "REFERENCES", dict(energy.REFERENCES))
     names: dict = {}
     with matplotlib.rc_context({"backend": "agg"}):

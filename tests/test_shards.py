@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -344,6 +346,55 @@ def test_ray_comes_to_the_same_bits_though_a_worker_dies(words, whole, tmp_path)
         _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert_same(tmp_path, whole)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The address of a Ray cluster of one node, which has nothing to do with this process."""
+    from ray.cluster_utils import Cluster
+
+    head = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    yield head.address
+    head.shutdown()
+
+
+def test_a_ray_cluster_at_an_address_comes_to_the_same_bits_and_stays_where_it_was(
+    words, whole, tmp_path, cluster
+):
+    with started(words, tmp_path, "--engine", "ray", "--address", cluster) as process:
+        _, said = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert_same(tmp_path, whole)
+    engines.Engine("ray", address=cluster).require_cluster()
+
+
+@pytest.fixture
+def listeners():
+    """Ports of this machine: one where nobody listens, one that says nothing, one that speaks of something else."""
+    with socket.create_server(("", 0)) as silent, socket.create_server(("", 0)) as other:
+        with socket.create_server(("", 0)) as gone:
+            ports = [one.getsockname()[1] for one in (gone, silent, other)]
+
+        def answer():
+            with suppress(OSError):
+                while True:
+                    asked = other.accept()[0]
+                    asked.recv(64)
+                    asked.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    asked.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield [f"localhost:{port}" for port in ports]
+        other.shutdown(socket.SHUT_RDWR)
+
+
+def test_an_address_where_no_cluster_answers_is_refused_in_seconds(run, listeners, tmp_path):
+    for address in ("nowhere", "localhost:99999", *listeners):
+        begun = time.monotonic()
+        code, line = run(tmp_path / "out", "--engine", "ray", "--address", address)
+        assert (code, f"address: no Ray cluster at {address}" in line) == (2, True), line
+        assert time.monotonic() - begun < 30  # Ray itself takes minutes
+        assert not (tmp_path / "out" / "shards").exists()
 
 
 def test_a_shard_that_always_ends_its_worker_stops_the_run_with_its_documents_named(

@@ -18,15 +18,17 @@ from infodyn_interp.energy.moments import Moments
 from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.identify.nulls import NULLS
 from infodyn_interp.models import Model, open_model, untrained_twin
-from infodyn_interp.reducing import label_basis
+from infodyn_interp.reducing import label_basis, reduce
 from infodyn_interp.reducing.structure import label_profile
 from infodyn_interp.results import open_result
 from infodyn_interp.sweeping import Settings, gather, sweep
-from infodyn_interp.texts import Texts, read_texts
+from infodyn_interp.texts import Texts, read_pieces, read_texts
 
 WINDOW = 48
 SENTENCE = "the clock kept its own time and nobody waved . , why would they ? it was raining \n numbers 1 42"
 WORDS = SENTENCE.split(" ")
+FIELDS = {"state_rank": 4, "carry": False, "nulls": (), "limits": ()}  # of P and T alone
+FITTED = ("basis", "example", "reference", "energy", "terms")
 
 
 def write_documents(count: int, words: int = 150, seed: int = 0) -> list[str]:
@@ -48,16 +50,18 @@ def read(model: Model, documents: list[str], **settings: object) -> Texts:
 
 
 @pytest.fixture(scope="module")
-def result(model: Model, tmp_path_factory: pytest.TempPathFactory) -> xarray.DataTree:
-    out = tmp_path_factory.mktemp("study") / "out"
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("study") / "a b" / "é"
+
+
+@pytest.fixture(scope="module")
+def result(model: Model, out: Path) -> xarray.DataTree:
     return sweep(model, read(model, write_documents(20)), state_rank=4, out=out)
 
 
 def test_a_result_holds_every_group_with_units_and_opens_with_plain_xarray(
-    model: Model, tmp_path: Path
+    model: Model, out: Path, result: xarray.DataTree
 ) -> None:
-    out = tmp_path / "a b" / "é"
-    made = sweep(model, read(model, write_documents(20)), state_rank=4, out=out)
     assert sorted(path.name for path in out.iterdir()) == ["frozen", "result.nc"]
     with xarray.open_datatree(out / "result.nc", engine="h5netcdf") as opened:
         groups = {
@@ -76,39 +80,39 @@ def test_a_result_holds_every_group_with_units_and_opens_with_plain_xarray(
             for variable in group.dataset.data_vars.values():
                 assert variable.attrs["units"]
                 assert variable.attrs["long_name"]
-        np.testing.assert_array_equal(opened["terms/gain"], made["terms/gain"])
+        np.testing.assert_array_equal(opened["terms/gain"], result["terms/gain"])
         assert opened.attrs["model_digest"] == model.digest
         assert json.loads(opened.attrs["run"])["layers"] == [0, 1, 2]
         assert opened.attrs["parity_logits_relative"] < 1e-6
-    assert len(idi.table(made, "terms")) == model.layers * model.heads * 4
+    assert len(idi.table(result, "terms")) == model.layers * model.heads * 4
 
 
 def test_the_same_run_is_not_done_twice_and_another_is_refused(model: Model, tmp_path: Path) -> None:
     texts = read(model, write_documents(20))
-    first = sweep(model, texts, layers=[1], state_rank=4, out=tmp_path)
+    first = sweep(model, texts, layers=[1], out=tmp_path, **FIELDS)
     written = (tmp_path / "result.nc").stat().st_mtime_ns
-    again = sweep(model, texts, layers=[1], state_rank=4, out=tmp_path)
+    again = sweep(model, texts, layers=[1], out=tmp_path, **FIELDS)
     assert (tmp_path / "result.nc").stat().st_mtime_ns == written
     np.testing.assert_array_equal(first["terms/gain"], again["terms/gain"])
     with pytest.raises(RequestError, match="state_rank was 4, now 3"):
-        sweep(model, texts, layers=[1], state_rank=3, out=tmp_path)
+        sweep(model, texts, layers=[1], out=tmp_path, **FIELDS | {"state_rank": 3})
     assert (tmp_path / "result.nc").stat().st_mtime_ns == written
 
 
 def test_a_run_repeats_to_the_bit(model: Model, result: xarray.DataTree) -> None:
-    again = sweep(model, read(model, write_documents(20)), state_rank=4)
-    for group in ("basis", "example", "reference", "energy", "terms"):
+    again = sweep(model, read(model, write_documents(20)), **FIELDS)
+    for group in FITTED:
         xarray.testing.assert_identical(result[group].to_dataset(), again[group].to_dataset())
 
 
 def test_the_order_of_documents_changes_nothing(model: Model, result: xarray.DataTree) -> None:
-    turned = sweep(model, read(model, write_documents(20)[::-1]), state_rank=4)
+    turned = sweep(model, read(model, write_documents(20)[::-1]), **FIELDS)
     for group in ("basis", "reference", "energy", "terms"):
         xarray.testing.assert_identical(result[group].to_dataset(), turned[group].to_dataset())
 
 
 def test_the_size_of_a_batch_changes_nothing_beyond_rounding(model: Model, result: xarray.DataTree) -> None:
-    other = sweep(model, read(model, write_documents(20)), state_rank=4, micro_batch=7)
+    other = sweep(model, read(model, write_documents(20)), micro_batch=7, **FIELDS)
     for name in ("gain", "share", "marginal_gain"):
         np.testing.assert_allclose(other[f"terms/{name}"], result[f"terms/{name}"], atol=2e-4)
     np.testing.assert_allclose(other["energy/rms"], result["energy/rms"], rtol=1e-4)
@@ -133,23 +137,36 @@ def test_parts_of_the_example_add_up_to_its_energy(result: xarray.DataTree) -> N
 
 
 def test_the_own_surface_leaves_energies_at_rounding(model: Model) -> None:
-    made = sweep(model, read(model, write_documents(20)), reference="own", state_rank=4)
+    made = sweep(model, read(model, write_documents(20)), reference="own", **FIELDS)
     assert float((made["energy/rms"] / made["energy/score_rms"]).max()) <= 1e-5
     np.testing.assert_allclose(made["reference/r2"], 1, atol=1e-6)
 
 
 def test_a_zero_surface_has_no_fit_and_leaves_the_scores(model: Model) -> None:
-    made = sweep(model, read(model, write_documents(20)), reference="zero", state_rank=4)
+    made = sweep(model, read(model, write_documents(20)), reference="zero", **FIELDS)
     assert bool(made["reference/r2"].isnull().all())
     np.testing.assert_array_equal(made["energy/rms"], made["energy/score_rms"])
 
 
 def test_layers_alone_give_what_they_give_together(model: Model, result: xarray.DataTree) -> None:
-    alone = sweep(model, read(model, write_documents(20)), layers=[2, 1, 2], state_rank=4)
+    alone = sweep(model, read(model, write_documents(20)), layers=[2, 1, 2], **FIELDS)
     assert alone["terms"].layer.values.tolist() == [1, 2]
     xarray.testing.assert_identical(
         alone["terms"].to_dataset(), result["terms"].to_dataset().sel(layer=[1, 2])
     )
+
+
+def test_layers_taken_at_once_give_the_bits_of_one_by_one(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings((0, 1, 2), state_rank=4, limits=(1, 2), nulls=("permuted_queries",))
+    gathered = gather(model, read(model, write_documents(20)), settings)
+    pieces, made = read_pieces(model.tokenizer), []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        made.append(reduce(gathered, pieces, model.head_width, "lexical", {}, settings))
+    for name, group in made[0].items():
+        xarray.testing.assert_identical(group, made[1][name])
 
 
 def test_the_basis_keeps_the_coefficients_without_each_fold(model: Model) -> None:
@@ -225,8 +242,8 @@ def test_progress_counts_every_token(model: Model) -> None:
         model,
         texts,
         layers=[0],
-        state_rank=4,
         progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
+        **FIELDS,
     )
     assert seen["survey"][-1] == (texts.tokens("reference"),) * 2
     assert seen["fit"][-1] == (texts.tokens(),) * 2

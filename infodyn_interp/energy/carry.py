@@ -362,7 +362,7 @@ def fit_carry(variogram: Variogram) -> Carry:
         )
     lags = np.array(variogram.lags)
     weights = variogram.weights.sum(0)
-    rho, nugget, sill = fit_variogram(lags, variogram.value, weights)
+    rho, nugget, sill = fit_pooled(variogram)
     curve = nugget + sill * (1 - rho ** lags[:, None])
     with np.errstate(invalid="ignore", divide="ignore"):
         misfit = np.sqrt(((variogram.value - curve) ** 2).mean(0) / (variogram.value**2).mean(0))
@@ -376,18 +376,24 @@ def fit_carry(variogram: Variogram) -> Carry:
     return Carry(rho, nugget, sill, misfit, rhos, nuggets, sills, gain)
 
 
+def fit_pooled(
+    variogram: Variogram,
+) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, " head"], Float[np.ndarray, " head"]]:
+    """rho, nugget and sill of each head on all folds at once: what `fit_carry` has, without what folds say of it."""
+    return fit_variogram(np.array(variogram.lags), variogram.value, variogram.weights.sum(0))
+
+
 def fit_variogram(
     lags: Int[np.ndarray, " lag"], values: Float[np.ndarray, "lag head"], weights: Float[np.ndarray, " lag"]
 ) -> tuple[Float[np.ndarray, " head"], Float[np.ndarray, " head"], Float[np.ndarray, " head"]]:
     """rho, nugget and sill of each head: the weighted least squares with neither below 0."""
-    grid = np.linspace(0, TOP, GRID)
-    rho = np.broadcast_to(grid[:, None], (GRID, values.shape[1]))
-    step = grid[1]
+    rho = np.linspace(0, TOP, GRID)[:, None]  # the same for all heads, until each is refined around its own
+    step = rho[1, 0]
     heads = np.arange(values.shape[1])
     for _ in range(REFINEMENTS + 1):
         nugget, sill, left = profile_variogram(rho, lags, values, weights)
         best = left.argmin(0)
-        centre = rho[best, heads]
+        centre = np.broadcast_to(rho, left.shape)[best, heads]
         found = centre, nugget[best, heads], sill[best, heads]
         rho = np.clip(centre + np.linspace(-step, step, REFINED)[:, None], 0, TOP)
         step = 2 * step / (REFINED - 1)
@@ -395,7 +401,7 @@ def fit_variogram(
 
 
 def profile_variogram(
-    rho: Float[np.ndarray, "point head"],
+    rho: Float[np.ndarray, "point #head"],
     lags: Int[np.ndarray, " lag"],
     values: Float[np.ndarray, "lag head"],
     weights: Float[np.ndarray, " lag"],

@@ -145,6 +145,10 @@ class System:
         gram = self.gram[np.ix_(places, places)] - whitened.T @ whitened
         return gram, self.cross[places] - whitened.T @ self.whitened_cross
 
+    def of_heads(self, heads: np.ndarray) -> "System":
+        """The same for some heads alone."""
+        return replace(self, cross=self.cross[:, heads], whitened_cross=self.whitened_cross[:, heads])
+
     def solve(self, places: np.ndarray) -> Float[np.ndarray, "column head"]:
         """Coefficients of N and the columns at `places`, zero elsewhere."""
         out = np.zeros_like(self.cross)
@@ -334,8 +338,7 @@ def solve_with_track(
     out = np.zeros_like(row.cross)
     for track in np.unique(chosen):
         mine = chosen == track
-        here = replace(row, cross=row.cross[:, mine], whitened_cross=row.whitened_cross[:, mine])
-        out[:, mine] = here.solve(np.concatenate([[first_track + track], places]))
+        out[:, mine] = row.of_heads(mine).solve(np.concatenate([[first_track + track], places]))
     return out
 
 

@@ -107,11 +107,17 @@ class Moments:
 
 def unpack(packed: Float[np.ndarray, " packed"], size: int) -> Float[np.ndarray, "column column"]:
     """A symmetric matrix from its packed upper triangle."""
-    full = np.empty((size, size))
+    return packed[_places(size)]
+
+
+@lru_cache(maxsize=8)
+def _places(size: int) -> Int[np.ndarray, "column column"]:
+    """Where each entry of a symmetric matrix lies in its packed upper triangle."""
     upper = np.triu_indices(size)
-    full[upper] = packed
-    full.T[upper] = packed
-    return full
+    places = np.empty((size, size), np.intp)
+    places[upper] = places.T[upper] = np.arange(len(upper[0]))
+    places.setflags(write=False)
+    return places
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Everything a verdict is read from, for one layer: numbers only, each beside what it is compared with."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from infodyn_interp.energy.carry import Carry, Variogram, fit_carry, profile_variogram
+from infodyn_interp.energy.carry import Carry, Variogram, fit_carry, fit_pooled, profile_variogram
 from infodyn_interp.energy.fitting import Fit, fit
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.identify.resample import FITTED_ROWS, lower_bound, one_sided_p, split_half, track_left
@@ -75,6 +76,23 @@ class Evidence:
         """Heads of the layer."""
         return self.gain.shape[1]
 
+    def of_carry(self, variograms: Variograms) -> "Evidence":
+        """What other variograms of the same energies say of the carry-over; the fitted rows are NaN."""
+        (gain, bound, p), own = _weigh_carry(variograms, self.moments, self.fit)
+        nothing = np.full((len(FITTED_ROWS), self.heads), np.nan)
+        every = np.full((len(ROWS), self.heads), np.nan)
+        return replace(
+            self,
+            gain=np.vstack([nothing, gain]),
+            bound=np.vstack([nothing, bound]),
+            p=np.vstack([nothing, p]),
+            marginal_bound=np.vstack([nothing, bound]),
+            split_half=every,
+            swap_p=every,
+            taken_by={},
+            **own,
+        )
+
 
 def weigh(
     moments: Moments,
@@ -95,40 +113,51 @@ def weigh(
     """
     fitted = fitted or fit(moments)
     heads = fitted.rms.shape[0]
-    nothing = np.full((1, heads), np.nan)
-    carry = None if variograms is None else fit_carry(variograms.chosen)
-    nine = None if variograms is None else fit_carry(variograms.nine)
-    of_carry = nothing if carry is None else carry.gain_by_fold.mean(0)[None]
-    carry_bound = nothing if carry is None else lower_bound(carry.gain_by_fold)[None]
-    carry_p = nothing if carry is None else one_sided_p(carry.gain_by_fold)[None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        sill_share = nothing[0] if carry is None else carry.sill / fitted.rms**2
+    nothing = np.full(heads, np.nan)
+    swap_p = np.full((len(FITTED_ROWS), heads), np.nan) if swap_p is None else swap_p
+    (gain, bound, p), own = _weigh_carry(variograms, moments, fitted)
     return Evidence(
         moments=moments,
         fit=fitted,
-        gain=np.concatenate([fitted.gain_by_fold.mean(0), of_carry]),
-        bound=np.concatenate([lower_bound(fitted.gain_by_fold), carry_bound]),
-        p=np.concatenate([one_sided_p(fitted.gain_by_fold), carry_p]),
-        marginal_bound=np.concatenate([lower_bound(fitted.marginal_by_fold), carry_bound]),
-        split_half=np.concatenate([split_half(moments), nothing]),
-        swap_p=np.concatenate(
-            [np.full((len(FITTED_ROWS), heads), np.nan) if swap_p is None else swap_p, nothing]
-        ),
+        gain=np.vstack([fitted.gain_by_fold.mean(0), gain]),
+        bound=np.vstack([lower_bound(fitted.gain_by_fold), bound]),
+        p=np.vstack([one_sided_p(fitted.gain_by_fold), p]),
+        marginal_bound=np.vstack([lower_bound(fitted.marginal_by_fold), bound]),
+        split_half=np.vstack([split_half(moments), nothing]),
+        swap_p=np.vstack([swap_p, nothing]),
         track_left=track_left(moments, fitted.chosen),
         track_coefficient=fitted.track,
-        carry=carry,
-        carry_nine=nine,
-        sill_share=sill_share,
-        bound_nine=nothing[0] if nine is None else lower_bound(nine.gain_by_fold),
-        ladder_ratio=_ladder_ratio(variograms, moments.columns.state_rank, heads),
+        **own,
     )
 
 
-def _ladder_ratio(variograms: Variograms | None, state_rank: int, heads: int) -> Float[np.ndarray, " head"]:
-    ladder = {} if variograms is None else variograms.ladder
+def _weigh_carry(
+    variograms: Variograms | None, moments: Moments, fitted: Fit
+) -> tuple[Float[np.ndarray, "number head"], dict[str, Any]]:
+    """Gain, bound and p of the carry-over, and by name what no other row has; NaN without a carry pass."""
+    nothing = np.full(fitted.rms.shape, np.nan)
+    if variograms is None:
+        own = dict.fromkeys(("sill_share", "bound_nine", "ladder_ratio"), nothing)
+        return np.stack([nothing] * 3), {"carry": None, "carry_nine": None, **own}
+    carry, nine = fit_carry(variograms.chosen), fit_carry(variograms.nine)
+    by_fold = carry.gain_by_fold
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sill_share = carry.sill / fitted.rms**2
+    return np.stack([by_fold.mean(0), lower_bound(by_fold), one_sided_p(by_fold)]), {
+        "carry": carry,
+        "carry_nine": nine,
+        "sill_share": sill_share,
+        "bound_nine": lower_bound(nine.gain_by_fold),
+        "ladder_ratio": _ladder_ratio(variograms.ladder, moments.columns.state_rank, nothing),
+    }
+
+
+def _ladder_ratio(
+    ladder: Mapping[int, Variogram], state_rank: int, nothing: Float[np.ndarray, " head"]
+) -> Float[np.ndarray, " head"]:
     if state_rank not in ladder or max(ladder) <= state_rank:
-        return np.full(heads, np.nan)
-    top, own = ladder[max(ladder)], fit_carry(ladder[state_rank])
+        return nothing
+    top, (rho, _, sill) = ladder[max(ladder)], fit_pooled(ladder[state_rank])
     # at the rho of the carry-over in question: a fit of its own may call a slow drift a large sill
-    _, left, _ = profile_variogram(own.rho[None], np.array(top.lags), top.value, top.weights.sum(0))
-    return np.divide(left[0], own.sill, out=np.ones(heads), where=own.sill > 0)
+    _, left, _ = profile_variogram(rho[None], np.array(top.lags), top.value, top.weights.sum(0))
+    return np.divide(left[0], sill, out=np.ones_like(sill), where=sill > 0)

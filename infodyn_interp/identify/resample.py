@@ -1,5 +1,6 @@
 """Folds split and bases grown: does a fitted field come back in other documents, and what takes its gain away?"""
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from infodyn_interp.energy.fitting import (
     System,
     choose_track,
     explained_share,
+    pick_track,
     scale_of,
     solve_with_track,
     stiffness,
@@ -96,10 +98,10 @@ def _fit_half(
     scale = scale_of(gram) * stiffness(columns, pairs)
     n, tracks = columns.nuisance.stop, np.arange(columns.within)[columns.blocks["track"]]
     inside = System.of(within, cross_within, n, scale[: columns.within])
-    _, chosen, c = choose_track(inside, tracks, scale[: columns.within])
+    c, chosen = pick_track(*inside.reduced(tracks), scale[tracks])
     row = System.of(gram, cross, n, scale)
-    track = np.zeros_like(cross_within)
-    track[tracks[chosen], np.arange(len(c))] = c
+    track, heads = np.zeros_like(cross_within), np.arange(c.shape[1])
+    track[tracks[chosen], heads] = c[chosen, heads]
     return solve_with_track(row, places_of(moments.columns, "prosody"), int(tracks[0]), chosen), track
 
 
@@ -126,57 +128,74 @@ def track_left(moments: Moments, chosen: Int[np.ndarray, " head"]) -> Float[np.n
 
 
 @threadpool_limits.wrap(limits=1, user_api="blas")
-def growing_base(
+def growing_bases(
     moments: Moments,
-    row: str,
+    wanted: Mapping[str, Bool[np.ndarray, " head"]],
     chosen_without: Int[np.ndarray, "fold head"],
-    wanted: Bool[np.ndarray, " head"],
-) -> Float[np.ndarray, "stage fold wanted"]:
-    """Gain of one fitted row over its marginal base and over that base with each of `STAGES` added in turn.
+) -> dict[str, Float[np.ndarray, "stage fold _wanted"]]:
+    """Gains of fitted rows over their marginal base and over that base with each of `STAGES` added in turn.
 
     The first stage is the marginal gain: over nothing for the field's rows, over distance for the track, whose base
     grows by kernels and bilinear columns alone.
 
     Args:
-        row: of `FITTED_ROWS`.
+        wanted: the heads to do it for, by row: the track alone, or rows of the field, which share their bases.
         chosen_without: (width, tau) that enters the field's base, each fold left out.
-        wanted: the heads to do it for.
     """
-    columns, total = moments.columns, moments.total
-    blocks, heads = columns.blocks, np.arange(int(wanted.sum()))
-    chosen_without = chosen_without[:, wanted]
-    gauge = "within" if row == "track" else "row"
-    stops = [blocks[name].stop for name in ("distance", "kernels", "bilinear")]
-    out = []
-    for fold in range(moments.folds):
-        left, left_cross = moments.gram(fold, gauge), moments.cross(fold, gauge)[:, wanted]
-        gram, cross = total.gram(0, gauge) - left, total.cross(0, gauge)[:, wanted] - left_cross
-        scale = scale_of(total.gram(0) - moments.gram(fold))
-        scale = (scale * stiffness(columns, total.pairs[0] - moments.pairs[fold]))[: len(gram)]
-        square = moments.square(fold)[wanted]
+    grow = _grow_track if "track" in wanted else _grow_field
+    by_fold = [grow(moments, fold, wanted, chosen_without[fold]) for fold in range(moments.folds)]
+    return {row: np.stack([gains[row] for gains in by_fold], 1) for row in wanted}
 
-        explained = partial(explained_share, left, left_cross, square)
-        gains = []
-        if row == "track":
-            tracks = np.arange(len(gram))[blocks["track"]]
-            for stop in stops:
-                system = System.of(gram, cross, stop, scale)
-                fits, chosen, _ = choose_track(system, tracks, scale)
-                mine = np.stack(fits)[chosen, :, heads].T
-                gains.append(explained(mine) - explained(system.solve(np.arange(0))))
-        else:
-            part = places_of(moments.columns, row)
-            for stop in (0, *stops):
-                system = System.of(gram, cross, stop, scale)
-                gains.append(explained(system.solve(part)) - explained(system.solve(np.arange(0))))
-            base = np.arange(0)
-            for name in ("", OTHER.get(row, "")):
-                base = places_of(moments.columns, name) if name else base
-                with_part = np.concatenate([base, part])
-                fits = [
-                    solve_with_track(system, places, blocks["track"].start, chosen_without[fold])
-                    for places in (with_part, base)
-                ]
-                gains.append(explained(fits[0]) - explained(fits[1]))
-        out.append(np.stack(gains))
-    return np.stack(out, 1)
+
+def _without(
+    moments: Moments, fold: int, gauge: str
+) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, " column"]]:
+    """Gram and cross of all folds but one, and what the ridge of each column is relative to."""
+    total, columns = moments.total, moments.columns
+    gram = total.gram(0, gauge) - moments.gram(fold, gauge)
+    scale = scale_of(total.gram(0) - moments.gram(fold))
+    scale = (scale * stiffness(columns, total.pairs[0] - moments.pairs[fold]))[: len(gram)]
+    return gram, total.cross(0, gauge) - moments.cross(fold, gauge), scale
+
+
+def _grow_track(
+    moments: Moments, fold: int, wanted: Mapping[str, np.ndarray], chosen: Int[np.ndarray, " head"]
+) -> dict[str, Float[np.ndarray, "stage _wanted"]]:
+    gram, cross, scale = _without(moments, fold, "within")
+    mine, tracks = wanted["track"], np.arange(len(gram))[moments.columns.blocks["track"]]
+    left = moments.gram(fold, "within"), moments.cross(fold, "within")[:, mine], moments.square(fold)[mine]
+    explained, gains = partial(explained_share, *left), []
+    for stop in _stops(moments.columns):
+        system = System.of(gram, cross[:, mine], stop, scale)
+        fits, best, _ = choose_track(system, tracks, scale)
+        own = np.stack(fits)[best, :, np.arange(len(best))].T
+        gains.append(explained(own) - explained(system.solve(np.arange(0))))
+    return {"track": np.stack(gains)}
+
+
+def _grow_field(
+    moments: Moments, fold: int, wanted: Mapping[str, np.ndarray], chosen: Int[np.ndarray, " head"]
+) -> dict[str, Float[np.ndarray, "stage _wanted"]]:
+    gram, cross, scale = _without(moments, fold, "row")
+    columns, left, square = moments.columns, moments.gram(fold), moments.square(fold)
+    systems = [System.of(gram, cross, stop, scale) for stop in (0, *_stops(columns))]
+    out = {}
+    for row, mine in wanted.items():
+        explained = partial(explained_share, left, moments.cross(fold)[:, mine], square[mine])
+        part = places_of(columns, row)
+        own = [system.of_heads(mine) for system in systems]
+        gains = [explained(one.solve(part)) - explained(one.solve(np.arange(0))) for one in own]
+        others = [places_of(columns, OTHER[row])] if row in OTHER else []
+        for base in [np.arange(0), *others]:
+            fits = [
+                solve_with_track(own[-1], places, columns.blocks["track"].start, chosen[mine])
+                for places in (np.concatenate([base, part]), base)
+            ]
+            gains.append(explained(fits[0]) - explained(fits[1]))
+        out[row] = np.stack(gains)
+    return out
+
+
+def _stops(columns: Columns) -> list[int]:
+    """Where the nuisance's blocks end, as they are added in turn."""
+    return [columns.blocks[name].stop for name in ("distance", "kernels", "bilinear")]

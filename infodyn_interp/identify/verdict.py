@@ -7,13 +7,13 @@ from enum import StrEnum
 import numpy as np
 import scipy.stats
 import xarray
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from infodyn_interp.energy.carry import LAGS, per_token
 from infodyn_interp.energy.moments import Moments
 from infodyn_interp.errors import RequestError
 from infodyn_interp.identify.evidence import ROWS, Evidence, Variograms, weigh
-from infodyn_interp.identify.resample import STAGES, growing_base, lower_bound
+from infodyn_interp.identify.resample import PARTS, STAGES, growing_bases, lower_bound
 
 SWAP_LEVEL = 0.05  # p of the swap gate: 1 / 20, so the true columns must beat all 19 shifts
 LEAST_GAIN = 0.005  # of a term that is worth a name: half a percent of held-out energy variance
@@ -182,6 +182,12 @@ def discoveries(
     return q, np.array(counts), np.array(cutoffs)
 
 
+def _asked_of_bases(evidence: Evidence, row: int) -> Bool[np.ndarray, " head"]:
+    """The heads in which a row is CONFOUNDED, so that one asks with what."""
+    unmet = ~(evidence.bound[row] > 0) | (evidence.swap_p[row] > SWAP_LEVEL)
+    return unmet & (evidence.marginal_bound[row] > 0)
+
+
 @dataclass(frozen=True)
 class _Case:
     """One head's evidence for one row."""
@@ -227,16 +233,18 @@ class _Case:
 
     def _taker(self, name: str) -> str:
         """The first block of the base that takes the marginal gain's bound away."""
-        if name not in self.evidence.taken_by:
-            evidence, row = self.evidence, self.row
-            unmet = ~(evidence.bound[row] > 0) | (evidence.swap_p[row] > SWAP_LEVEL)
-            wanted = unmet & (evidence.marginal_bound[row] > 0)
-            grown = growing_base(evidence.moments, name, evidence.fit.chosen_without, wanted)
-            bounds = np.full((len(grown), evidence.heads), np.nan)
-            bounds[:, wanted] = [lower_bound(stage) for stage in grown]
-            evidence.taken_by[name] = bounds
+        evidence = self.evidence
+        if name not in evidence.taken_by:
+            rows = ("track",) if name == "track" else tuple(PARTS)
+            asked = {row: _asked_of_bases(evidence, ROWS.index(row)) for row in rows}
+            wanted = {row: heads for row, heads in asked.items() if heads.any()}
+            grown = growing_bases(evidence.moments, wanted, evidence.fit.chosen_without)
+            for row, stages in grown.items():
+                bounds = np.full((len(stages), evidence.heads), np.nan)
+                bounds[:, wanted[row]] = [lower_bound(stage) for stage in stages]
+                evidence.taken_by[row] = bounds
         names = STAGES[1:3] if name == "track" else STAGES if name in ("rhythm", "state") else STAGES[:4]
-        for stage, bounds in zip(names, self.evidence.taken_by[name][1:], strict=False):
+        for stage, bounds in zip(names, evidence.taken_by[name][1:], strict=False):
             if not bounds[self.head] > 0:
                 return stage
         return "any other document's columns"

@@ -1,6 +1,7 @@
 """The stage `reduce`: gathered moments become the labelled groups of a result, each variable with its unit."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from infodyn_interp.reducing.ablation import label_ablation as label_ablation
 from infodyn_interp.reducing.groups import label_groups
 from infodyn_interp.reducing.labels import GRID, interval, of_layers
 from infodyn_interp.reducing.labels import label as label
+from infodyn_interp.reducing.layers import of_each
 from infodyn_interp.reducing.sources import label_precisions
 from infodyn_interp.reducing.structure import label_profile, label_spectrum
 from infodyn_interp.reducing.verdicts import label_carry, label_verdicts, weigh_gathered
@@ -63,7 +65,7 @@ def reduce(
         "/energy": _energy(fits, layers, surfaces, head_width, reference),
         "/terms": _terms(gathered, fits, layers),
     }
-    evidence = [weigh_gathered(gathered, layer) for layer in layers]
+    evidence = of_each(partial(weigh_gathered, gathered), layers)
     groups |= label_verdicts(gathered, evidence, nulls, settings, layers)
     structure = {"/spectrum": label_spectrum(gathered, layers), "/profile": label_profile(gathered, layers)}
     if gathered.variograms is not None:

@@ -11,6 +11,7 @@ from infodyn_interp.energy.terms import FINE, TAUS, WIDTHS
 from infodyn_interp.identify.profile import profile_moments, profile_rho, profile_track
 from infodyn_interp.identify.spectrum import Spectrum, fisher_spectrum
 from infodyn_interp.reducing.labels import GRID, label
+from infodyn_interp.reducing.layers import of_each
 
 if TYPE_CHECKING:
     from infodyn_interp.sweeping import Gathered
@@ -20,7 +21,7 @@ NAMED = 3  # loadings that name a direction
 
 def label_spectrum(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset:
     """The Fisher spectrum of each layer's columns; heads share it."""
-    spectra = [fisher_spectrum(gathered.moments[layer]) for layer in layers]
+    spectra = of_each(lambda layer: fisher_spectrum(gathered.moments[layer]), layers)
     columns = spectra[0].columns
     direction = ("layer", "direction")
     tracks = ("layer", "width", "tau")
@@ -133,7 +134,8 @@ def label_profile(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset
     if gathered.variograms is not None and all(
         _enough(gathered.variograms[layer].chosen) for layer in layers
     ):
-        found = [profile_rho(gathered.variograms[layer].chosen) for layer in layers]
+        variograms = gathered.variograms
+        found = of_each(lambda layer: profile_rho(variograms[layer].chosen), layers)
 
         def of(name: str) -> np.ndarray:
             return np.stack([np.asarray(getattr(one, name), float) for one in found])
@@ -172,7 +174,8 @@ def label_profile(gathered: "Gathered", layers: Sequence[int]) -> xarray.Dataset
 
 def _finer(gathered: "Gathered", layers: Sequence[int]) -> dict[str, xarray.Variable]:
     """The finer grid of tracks, from the windows of the ladder; NaN in layers that were not read on it."""
-    found = {layer: profile_moments(moments) for layer, moments in gathered.fine.items()}
+    finest = of_each(lambda layer: profile_moments(gathered.fine[layer]), gathered.fine)
+    found = dict(zip(gathered.fine, finest, strict=True))
     shape = len(FINE.widths), len(FINE.taus), gathered.fits[layers[0]].rms.shape[0]
     nothing = np.full(shape, np.nan)
     dims = ("layer", "width_fine", "tau_fine", "head")

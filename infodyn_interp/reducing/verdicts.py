@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import xarray
 from jaxtyping import Float
 
-from infodyn_interp.energy.carry import Carry, Variogram, fit_carry, per_token
+from infodyn_interp.energy.carry import Carry, Variogram, fit_pooled, per_token
 from infodyn_interp.energy.fitting import Estimate, fit
 from infodyn_interp.energy.gauge import support_of
 from infodyn_interp.identify import verdict as rules
@@ -19,6 +20,7 @@ from infodyn_interp.identify.limits import Limits, detection_limits
 from infodyn_interp.identify.swaps import swap_p
 from infodyn_interp.identify.verdict import judge
 from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
+from infodyn_interp.reducing.layers import of_each
 from infodyn_interp.reducing.sources import label_interference
 
 if TYPE_CHECKING:
@@ -42,16 +44,17 @@ def label_verdicts(
     judged, limits = judge(evidence), None
     groups = {}
     if settings.limits:
-        found = {
-            layer: detection_limits(
+
+        def limits_of(layer: int) -> Limits:
+            return detection_limits(
                 gathered.moments[layer],
                 gathered.fits[layer],
                 judged.cutoff,
                 seed=settings.seed + layer,
                 carry=gathered.injections.get(layer),
             )
-            for layer in settings.limits
-        }
+
+        found = dict(zip(settings.limits, of_each(limits_of, settings.limits), strict=True))
         limits = np.full(judged.q.shape, np.nan)
         for layer, one in found.items():
             limits[layers.index(layer)] = one.share
@@ -161,31 +164,28 @@ def _contrasts(
     folds = {null.fits[layers[0]].gain_by_fold.shape[0] for null in nulls.values()}
     # the model's gains on the nulls' documents, from as many documents
     own = {
-        (layer, count): fit(gathered.moments[layer].part(count)).gain_by_fold
-        for layer in layers
+        count: of_each(
+            lambda layer, count=count: fit(gathered.moments[layer].part(count)).gain_by_fold, layers
+        )
         for count in folds
     }
     for name, null in nulls.items():
-        theirs = [weigh_gathered(null, layer) for layer in layers]
+        theirs = of_each(partial(weigh_gathered, null), layers)
         differences = []
-        for layer, mine, other in zip(layers, evidence, theirs, strict=True):
+        for place, (mine, other) in enumerate(zip(evidence, theirs, strict=True)):
             count = other.moments.folds
             carry = _carry_difference(mine, other, count)
-            differences.append(np.concatenate([own[layer, count] - other.fit.gain_by_fold, carry], 1))
+            differences.append(np.concatenate([own[count][place] - other.fit.gain_by_fold, carry], 1))
         out[name] = _contrast(differences, judge(theirs).words, np.stack([one.gain for one in theirs]))
     permuted = gathered.permuted if "permuted_queries" in asked else None
     if permuted is not None and all(_estimable(one.chosen) for one in permuted.values()):
-        theirs = [
-            weigh(gathered.moments[layer], permuted[layer], None, gathered.fits[layer]) for layer in layers
-        ]
+        theirs = [mine.of_carry(permuted[layer]) for layer, mine in zip(layers, evidence, strict=True)]
         differences = []
         for mine, other in zip(evidence, theirs, strict=True):
             missing = np.full(mine.fit.gain_by_fold.shape, np.nan)
             carry = _carry_difference(mine, other, mine.moments.folds)
             differences.append(np.concatenate([missing, carry], 1))
-        judged, gains = judge(theirs), np.stack([one.gain for one in theirs])
-        gains[:, :-1] = np.nan
-        words = judged.words
+        gains, words = np.stack([one.gain for one in theirs]), judge(theirs).words
         words[:, :-1] = ""
         out["permuted_queries"] = _contrast(differences, words, gains)
     if gathered.swap_gains and "swapped_documents" in asked:
@@ -300,10 +300,10 @@ def label_carry(
     if ranks:
         coords["rank"] = ranks
         for suffix, name in (("", "ladder"), ("_nine", "ladder_nine")):
-            rungs = [[fit_carry(getattr(found[layer], name)[rank]) for rank in ranks] for layer in layers]
+            rungs = [[fit_pooled(getattr(found[layer], name)[rank]) for rank in ranks] for layer in layers]
             words = "with all nine tracks" if suffix else "with the chosen track"
-            for what, unit in (("rho", "1"), ("sill", "nats^2")):
-                values = np.stack([[getattr(rung, what) for rung in layer] for layer in rungs])
+            for what, unit, place in (("rho", "1", 0), ("sill", "nats^2", 2)):
+                values = np.stack([[rung[place] for rung in layer] for layer in rungs])
                 values = per_token(values, stride) if what == "rho" else values
                 variables[f"ladder_{what}{suffix}"] = label(
                     ("layer", "rank", "head"),

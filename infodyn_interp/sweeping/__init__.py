@@ -193,6 +193,7 @@ def sweep(
     settings = job.settings
     if out is not None and (before := finished(out, job)) is not None:
         return before
+    chosen.require_cluster()
     with folder_of(out, job) as folder, torch_threads(settings.threads):
         parts = parts_of(job, folder, redo=redo_damaged)
         readers, watch, clock = readers_of(parts, model, texts), Watch(folder, progress), Clock()
@@ -280,6 +281,7 @@ def sweep_part(
     job = _settled(model, texts, budgeted(model, texts, settled, memory, micro_batch), chosen)
     if finished(out, job) is not None:
         return 0, 0
+    chosen.require_cluster()
     with held(Path(out), job, shared=True) as folder, torch_threads(settled.threads):
         parts = parts_of(job, folder, redo=redo_damaged)
         readers = readers_of(parts, model, texts)

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 from collections import Counter, deque
@@ -28,6 +29,9 @@ from infodyn_interp.texts import Texts
 
 ENGINES = ("local", "ray")
 LOST = 3  # times that a shard may lose its worker before the run stops
+ANSWER_SECONDS = 3.0  # that a cluster has for its first word; Ray itself would go on asking for minutes
+SETTINGS = b"\x04"  # the fourth byte of gRPC's first frame, which clusters speak
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + SETTINGS + bytes(5)
 
 Done = Callable[[Shard, int], None]
 Compute = Callable[[Sequence[Shard], Done], None]
@@ -73,6 +77,29 @@ class Engine:
                 raise RequestError(
                     "engine: ray is not installed; pip install 'infodyn-interp[ray]', or leave --engine out"
                 ) from None
+
+    def require_cluster(self) -> None:
+        """Refuse an address where no Ray cluster answers, before anything is written.
+
+        Raises:
+            RequestError: nobody listens there, or somebody else.
+        """
+        if self.name != "ray" or self.address is None:
+            return
+        import ray
+        from ray._private.services import canonicalize_bootstrap_address_or_die as locate
+
+        if ray.is_initialized():
+            return
+        try:
+            host, _, port = locate(self.address).rpartition(":")
+            with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as asked:
+                asked.sendall(GREETING)
+                answer = asked.recv(len(GREETING))
+            if answer[3:4] != SETTINGS:
+                raise ConnectionError("something else answers there")
+        except (OSError, OverflowError, ValueError) as reason:
+            raise RequestError(f"address: no Ray cluster at {self.address} ({one_line(reason)})") from None
 
     @contextmanager
     def at_work(

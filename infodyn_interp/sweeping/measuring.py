@@ -45,7 +45,7 @@ from infodyn_interp.sweeping.settings import (
     peak_mib,
     torch_threads,
 )
-from infodyn_interp.sweeping.shards import Arrays, DamagedError, File, Header, collect, spread, write_file
+from infodyn_interp.sweeping.shards import Arrays, File, Header, collect, is_sound, spread, write_file
 from infodyn_interp.sweeping.trails import Frozen, read_trails
 from infodyn_interp.sweeping.watching import Progress, Watch
 from infodyn_interp.texts import Texts
@@ -273,7 +273,7 @@ class _Part:
         Raises:
             RequestError: it is damaged, or of another run.
         """
-        return File(folder / f"{self.name}-{stage}.npz", self._digest(run, stage))
+        return File(self._path(folder, stage), self._digest(run, stage))
 
     def compute(self, folder: Path, run: str, watch: Watch, *, redo: bool) -> None:
         """Write the files that are not there yet; what was fitted is read back, so that all see the same digits.
@@ -282,7 +282,11 @@ class _Part:
             RequestError: a file is damaged, or of another run.
         """
         shards = {shard.stage: shard for shard in self.plan.shards}
-        missing = [stage for stage in self.stages if not self._has(folder, run, stage, redo=redo)]
+        missing = [
+            stage
+            for stage in self.stages
+            if not is_sound(self._path(folder, stage), self._digest(run, stage), redo=redo)
+        ]
         for stage in missing:
             watch.stage(stage, [shards[stage]], [shards[stage]])
             begun, told = time.perf_counter(), 0
@@ -302,7 +306,7 @@ class _Part:
                 )
 
             arrays = self._arrays(folder, run, stage, replace(self.reading, report=report))
-            write_file(folder / f"{self.name}-{stage}.npz", arrays, header)
+            write_file(self._path(folder, stage), arrays, header)
         self.__dict__.pop("reading", None)
 
     def _arrays(self, folder: Path, run: str, stage: str, reading: Reading) -> Arrays:
@@ -316,18 +320,8 @@ class _Part:
             arrays.append((DETAILS, np.frombuffer(bytes(written), np.uint8)))
         return arrays
 
-    def _has(self, folder: Path, run: str, stage: str, *, redo: bool) -> bool:
-        path = folder / f"{self.name}-{stage}.npz"
-        if not path.exists():
-            return False
-        try:
-            self.file(folder, run, stage).require_sound()
-        except DamagedError:
-            if not redo:
-                raise
-            path.unlink()
-            return False
-        return True
+    def _path(self, folder: Path, stage: str) -> Path:
+        return folder / f"{self.name}-{stage}.npz"
 
     def _digest(self, run: str, stage: str) -> str:
         return blake2b(f"{run} {self.name} {stage}".encode(), digest_size=8).hexdigest()

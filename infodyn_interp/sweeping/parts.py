@@ -39,11 +39,11 @@ from infodyn_interp.sweeping.precisions import Frozen, Precision
 from infodyn_interp.sweeping.settings import Settings
 from infodyn_interp.sweeping.shards import (
     Arrays,
-    DamagedError,
     File,
     Header,
     collect,
     damage,
+    is_sound,
     merged,
     names_of,
     spread,
@@ -185,7 +185,7 @@ class Part:
 
     def is_checked(self) -> bool:
         """Whether the preflight is there."""
-        return self._holds(self.preflight, self._run)
+        return is_sound(self.preflight, self._run, redo=self._redo)
 
     def is_frozen(self, stage: str) -> bool:
         """Whether a stage is frozen.
@@ -193,15 +193,11 @@ class Part:
         Raises:
             RequestError: it is damaged, or of another run.
         """
-        whole = self._holds(self.frozen(stage), self.digest(stage))
-        if (
-            whole
-            and stage == "survey"
-            and self._arrays(stage)["table"].tobytes() != digest_of_file(self.table / TABLE)
-        ):
-            self._damaged(self.frozen(stage), damage(self.table, "mean states"))
-            return False
-        return whole
+        beside = self._require_table if stage == "survey" else None
+        frozen = is_sound(self.frozen(stage), self.digest(stage), redo=self._redo, beside=beside)
+        if not frozen:
+            self._opened.clear()  # it may have been removed
+        return frozen
 
     def missing(self, stage: str) -> list[Shard]:
         """What is still to be computed of a stage.
@@ -212,7 +208,8 @@ class Part:
         if stage not in self.stages or self.is_frozen(stage):
             return []
         digest = self.digest(stage)
-        return [shard for shard in self.shards(stage) if not self._holds(self.file(shard), digest)]
+        shards = self.shards(stage)
+        return [shard for shard in shards if not is_sound(self.file(shard), digest, redo=self._redo)]
 
     def digest(self, stage: str) -> str:
         """Of the run, the part, the stage and every frozen stage before it: what its files are headed by.
@@ -234,22 +231,10 @@ class Part:
         arrays = {"checked": np.frombuffer(json.dumps(checked).encode(), np.uint8), "types": types}
         write_file(self.preflight, arrays.items(), lambda: Header(self._run, f"{self.name} check"))
 
-    def _holds(self, path: Path, digest: str) -> bool:
-        if not path.exists():
-            return False
-        try:
-            File(path, digest).require_sound()
-        except DamagedError as reason:
-            self._damaged(path, reason)
-            return False
-        return True
-
-    def _damaged(self, path: Path, reason: DamagedError) -> None:
-        """Remove what is damaged where that was asked for."""
-        if not self._redo:
-            raise reason
-        path.unlink()
-        self._opened.clear()
+    def _require_table(self, survey: File) -> None:
+        """Raises `DamagedError` where the mean states are not those that were frozen."""
+        if survey["table"].tobytes() != digest_of_file(self.table / TABLE):
+            raise damage(self.table, "mean states")
 
     # freezing
 

@@ -109,6 +109,35 @@ class File(Mapping[str, np.ndarray]):
             raise damage(self.path, "other content")
 
 
+def is_sound(
+    path: Path, run: str, *, redo: bool = False, beside: Callable[[File], None] | None = None
+) -> bool:
+    """Whether a finished file of this run is there, every byte of it as it was written.
+
+    Args:
+        path, run: as of `File`.
+        redo: remove it where it is damaged, so that it is made again.
+        beside: raises `DamagedError` where what belongs to the file is not as it was.
+
+    Raises:
+        DamagedError: it is damaged and not to be made again.
+        RequestError: it is of another run.
+    """
+    if not path.exists():
+        return False
+    try:
+        file = File(path, run)
+        file.require_sound()
+        if beside is not None:
+            beside(file)
+    except DamagedError:
+        if not redo:
+            raise
+        path.unlink()
+        return False
+    return True
+
+
 def write_file(path: Path, arrays: Arrays, header: Callable[[], Header]) -> None:
     """Write arrays as they come, then the header with their digest; whole or not at all.
 
