@@ -84,7 +84,7 @@ COORDINATES = {
     "temperature": ("1", "temperature that replies were drawn at"),
     "prompt_text": ("text", "prompt"),
     "series": ("1", "internal series"),
-    "functional": ("1", "whose multiplier it is"),
+    "functional": ("1", "Helpful, Harmless or Honest: whose multiplier it is, or what is left of it"),
     "test": ("1", "test of the law of jumps"),
     "bin": ("1", "bin of |M|"),
     "statistic": (
@@ -502,6 +502,7 @@ def _about_measures(result: xarray.DataTree) -> list[str]:
     ]
     for name in (name for name in MEASURES if _holds(result, name)):
         rows, verdicts = table(result, name), result[name].to_dataset().get("verdict")
+        rows = rows[rows["quantity"] != "unfinished"]  # of each head: told below
         lines += ["", f"{name}:"]
         pairs = rows["quantity"] == "transfer"  # of too many layers to name each
         for (quantity, of), some in rows.assign(of=rows["of"].mask(pairs, "")).groupby(
@@ -513,7 +514,7 @@ def _about_measures(result: xarray.DataTree) -> list[str]:
             said = ", ".join(f"{null} {value:.3g}" for null, value in middles.items())
             what, unit = f"{quantity} ({of})" if of else str(quantity), some["unit"].iloc[0]
             lines.append(f"  {what}{'' if unit == '1' else f', {unit}'}: {said}.")
-        lines += _about_laws(result[name].to_dataset())
+        lines += _about_laws(result[name].to_dataset()) + _about_unfinished(result[name])
         if verdicts is None:
             lines.append("  No nulls: nothing here tells this model from any other.")
             continue
@@ -546,6 +547,39 @@ def _about_laws(group: xarray.Dataset) -> list[str]:
         if "" not in laws.index
     )
     return [f"  law over {group.sizes['layer']} layers: {'; '.join(said)}."]
+
+
+def _about_unfinished(group: xarray.DataTree) -> list[str]:
+    """In how many heads innovations of M follow what each functional left of the step before, and does a null's too?"""
+    if "unfinished" not in group:
+        return []
+    least, limit = (group.children["trained"].attrs[name] for name in ("least_slope", "discovery"))
+    data = group.to_dataset()
+    lines = [
+        "  Innovations of M on what each functional left of the step before; heads with a slope of"
+        f" {least} or more and q <= {limit}:"
+    ]
+    for functional in data["functional"].values:
+        one = data.sel(functional=functional)
+        known = one["unfinished_q"].notnull()
+        found = known & (one["unfinished_q"] <= limit) & (abs(one["unfinished"]) >= least)
+        if not known.sel(null="trained").any():
+            continue
+        mine = found.sel(null="trained")
+        grow = int((mine & (one["unfinished"].sel(null="trained") > 0)).sum())
+        said = [f"{int(mine.sum())} of {int(known.sel(null='trained').sum())}, {grow} of them grow with it"]
+        same = []
+        for null in (str(null) for null in data["null"].values[1:] if known.sel(null=null).any()):
+            low, high = (one[f"unfinished_{end}"] for end in ("low", "high"))
+            clear = (low.sel(null="trained") > high.sel(null=null)) | (
+                high.sel(null="trained") < low.sel(null=null)
+            )
+            said.append(f"{null} {int(found.sel(null=null).sum())} of {int(known.sel(null=null).sum())}")
+            same += [null] if int((mine & clear).sum()) < int(mine.sum()) / 2 else []
+        verdict = f"LOOKS THE SAME as {', '.join(same)}" if same else "FOLLOWS"
+        verdict = verdict if mine.any() else "DOES NOT FOLLOW"
+        lines.append(f"    {functional}: {verdict}: {'; '.join(said)}.")
+    return lines
 
 
 def _quantities(group: xarray.Dataset) -> pd.DataFrame:

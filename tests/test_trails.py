@@ -21,7 +21,7 @@ from infodyn_interp.texts import read_pieces
 
 WORDS = ["clock", "rain", "why", "numbers", "one", "town", "proof", "step", "walk", "sure", ".", "\n"]
 NULLS = ("untrained", "permuted_weights", "shuffled_tokens")
-ASKED = {"nulls": NULLS, "null_share": 0.7, "fit_tokens": 400, "walked": 1, "measures": ["jumps"]}
+ASKED = {"nulls": NULLS, "null_share": 0.7, "fit_tokens": 400, "walked": 4, "measures": ["jumps"]}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_carry_over_of_a_text_is_what_replies_are_read_by(model, texts, plac
     frozen = Frozen.open(place, model, texts)
     assert frozen.carried == (0, 2)
     kept, reading = frozen.kept["study"], Reading.of(model, texts)
-    trails = read_trails(reading, kept, frozen.reference, (0, 2))
+    trails = read_trails(reading, kept, frozen.reference, (0, 2)).series
     prosody = Prosody(read_pieces(texts.tokenizer))
     inside = Inside(model, reading.checked, (0, 2), kept, prosody, frozen.reference)
     tokens = next(texts.batches(1)).tokens[0].numpy()
@@ -65,7 +65,7 @@ def test_the_carry_over_of_a_text_is_what_replies_are_read_by(model, texts, plac
 def test_the_track_is_read_at_the_own_place_of_each_state(model, texts, place):
     frozen = Frozen.open(place, model, texts)
     terms, reading = frozen.kept["study"].terms[2], Reading.of(model, texts)
-    found = read_trails(reading, frozen.kept["study"], frozen.reference, (2,))[2]["track"][0]
+    found = read_trails(reading, frozen.kept["study"], frozen.reference, (2,)).series[2]["track"][0]
     states: dict[int, torch.Tensor] = {}
     reading.capture(
         next(texts.batches(1)),
@@ -167,14 +167,21 @@ def test_every_layer_and_null_has_a_law_where_it_can_be_read(result, tmp_path):
     assert (group["law"].sel(null="permuted_weights") == "").all()
     assert np.isnan(group["change_points"].sel(null="permuted_weights")).all()
     assert (np.isfinite(group["e_crit"]) == (group["law"] == "THRESHOLD")).all()
+    slope = group["unfinished"].transpose("null", "layer", "functional", "head")
+    there = np.isfinite(slope).any("head")
+    assert there.sel(null=list(read["null"].values), functional=["helpful", "harmless"]).all()
+    assert not there.sel(null="permuted_weights").any()
+    # the lens of the last layer is the output: nothing is left of Honest there
+    assert there.sel(null="trained", functional="honest").values.tolist() == [True, False]
     save(result, tmp_path)
     again = open_result(tmp_path)
     assert set(table(again, "jumps")["quantity"]) >= {"change_points", "before", "at", "slope"}
     words = summary(again)
     assert "law over 2 layers: trained" in words
     assert "permuted_weights was not read" in words
+    assert "helpful: " in words.partition("what each functional left of the step before")[2]
     written = {path.stem for path in figures.save_all(again, tmp_path / "fig", format="svg")}
-    assert written == {"jump_raster", "threshold_curve"}
+    assert written == {"jump_raster", "threshold_curve", "unfinished"}
     assert "Layer 2. " in (tmp_path / "fig" / "jump_raster.txt").read_text()
 
 

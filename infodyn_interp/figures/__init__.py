@@ -24,6 +24,7 @@ from infodyn_interp.figures.profiles import rho_profile, track_profile
 from infodyn_interp.figures.removals import ablation, removal
 from infodyn_interp.figures.saving import save_all
 from infodyn_interp.figures.smoothings import alpha_sweep
+from infodyn_interp.figures.sources import unfinished
 from infodyn_interp.figures.temperatures import temperature_ladder
 from infodyn_interp.figures.trajectories import trajectory
 from infodyn_interp.figures.variograms import variogram
@@ -62,6 +63,7 @@ __all__ = [
     "track_profile",
     "trajectory",
     "transfer",
+    "unfinished",
     "variogram",
     "verdict_map",
 ]

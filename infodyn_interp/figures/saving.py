@@ -26,6 +26,7 @@ from infodyn_interp.figures.profiles import rho_profile, track_profile
 from infodyn_interp.figures.removals import ablation
 from infodyn_interp.figures.selection import choose_heads, find_group, most_gain
 from infodyn_interp.figures.smoothings import alpha_sweep
+from infodyn_interp.figures.sources import unfinished
 from infodyn_interp.figures.temperatures import temperature_ladder
 from infodyn_interp.figures.trajectories import trajectory
 from infodyn_interp.figures.typesetting import typeset
@@ -58,6 +59,7 @@ BY_LAYER: dict[Callable[..., Plate], tuple[str, str]] = {
     exponents: ("stability", "rate"),
     map_curves: ("maps", "growth"),
     transfer: ("maps", "transfer"),
+    unfinished: ("jumps", "unfinished"),
 }
 
 # Of one layer's paths: the middle one of those that were read.

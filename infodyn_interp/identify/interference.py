@@ -28,25 +28,23 @@ class Sizes:
     Args:
         magnitude: |M_t|, the filtered carry-over.
         innovation: of its innovation; the sign does not count.
-        residual: of the row-centred energy less the prosody field, by coefficients of other folds.
-        foreseen: of what is foretold of that residual at t before its scores are seen: nuisance, track and rho m_{t-1}.
+        foreseen: of what is foretold of the energy at t before its scores are seen: nuisance, track and rho m_{t-1}.
     """
 
     magnitude: Float[np.ndarray, "document head query"]
     innovation: Float[np.ndarray, "document head query"]
-    residual: Float[np.ndarray, "document head query"]
     foreseen: Float[np.ndarray, "document head query"]
 
 
 @dataclass(frozen=True)
 class Interference:
-    """How the innovations of each head follow the residual of the step before; NaN where there is no telling.
+    """How the innovations of each head follow a cause at the step before; NaN where there is no telling.
 
     Args:
-        slope: deviations of the innovation's log size by one of the residual's, with the interval of the
+        slope: deviations of the innovation's log size by one of the cause's, with the interval of the
             delete-one-document jackknife.
-        r2: share of the innovations' variance, after all that is held fixed, that the residual explains.
-        p: two-sided, of circular shifts of the residual within documents; NaN where windows are too short for one.
+        r2: share of the innovations' variance, after all that is held fixed, that the cause explains.
+        p: two-sided, of circular shifts of the cause within documents; NaN where windows are too short for one.
     """
 
     slope: Estimate
@@ -55,24 +53,29 @@ class Interference:
 
 
 def regress_innovations(
-    sizes: Sizes, keys: Float[np.ndarray, " query"], generator: np.random.Generator
+    sizes: Sizes,
+    cause: Float[np.ndarray, "document #head query"],
+    keys: Float[np.ndarray, " query"],
+    generator: np.random.Generator,
 ) -> Interference:
-    """Regress innovations on the prosody residual of the step before (science: M).
+    """Regress innovations on the size of a cause at the step before (science: M).
 
     A head that carries nothing in some document has no innovations there and gets NaN.
 
     Args:
         sizes: of the rows of one layer.
+        cause: what may drive them, 0 or more: of each head, the RMS over keys of the row-centred energy less the
+            prosody field (nats, by coefficients of other folds), or anything else that a step has.
         keys: keys of each row.
         generator: of the shifts.
 
     Raises:
         ValueError: fewer than four documents.
     """
-    documents, heads, _ = sizes.residual.shape
+    documents, heads, _ = sizes.innovation.shape
     if documents < LEAST_DOCUMENTS:
         raise ValueError(f"{documents} documents: an interval needs at least {LEAST_DOCUMENTS}")
-    columns = _columns(sizes, keys)
+    columns = _columns(sizes, cause, keys)
     able = np.isfinite(columns).all((0, 2, 3))
     # the log of a size over n keys has variance 1 / 2n: weighted by n, rows are alike and may be shifted
     weights = keys[_steps(keys)][:, None]
@@ -96,20 +99,21 @@ def regress_innovations(
 
 
 def _columns(
-    sizes: Sizes, keys: Float[np.ndarray, " query"]
+    sizes: Sizes, cause: Float[np.ndarray, "document #head query"], keys: Float[np.ndarray, " query"]
 ) -> Float[np.ndarray, "document head step column"]:
     """Log sizes of the steps that have all neighbours: response, regressor, then what is held fixed."""
     steps = _steps(keys)
     with np.errstate(divide="ignore", invalid="ignore"):
-        innovation, residual, magnitude, foreseen = (
+        innovation, driving, magnitude, foreseen = (
             np.log(np.abs(one).astype(float))
-            for one in (sizes.innovation, sizes.residual, sizes.magnitude, sizes.foreseen)
+            for one in (sizes.innovation, cause, sizes.magnitude, sizes.foreseen)
         )
+    driving = np.broadcast_to(driving, innovation.shape)
     around = [shift for shift in range(-BEFORE, AFTER + 1) if shift]
     columns = [
         innovation[..., steps],
-        residual[..., steps - 1],
-        np.broadcast_to(np.log(keys[steps]), (*residual.shape[:2], len(steps))),
+        driving[..., steps - 1],
+        np.broadcast_to(np.log(keys[steps]), (*innovation.shape[:2], len(steps))),
         magnitude[..., steps - 1],
         foreseen[..., steps],
         *(innovation[..., steps + shift] for shift in around),

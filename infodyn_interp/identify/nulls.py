@@ -21,3 +21,16 @@ def choose_nulls(names: Iterable[str]) -> tuple[str, ...]:
                 f"nulls: {name!r} is not one of {', '.join(NULLS)}; ask for none, all, or a list"
             )
     return tuple(name for name in NULLS if name in asked)
+
+
+def choose_twins(names: Iterable[str]) -> tuple[str, ...]:
+    """The same of `TWINS` alone, for whatever is not of attention energies.
+
+    Raises:
+        RequestError: there is no such null, or it is of attention energies.
+    """
+    chosen = choose_nulls(names)
+    others = [null for null in chosen if null not in TWINS]
+    if others:
+        raise RequestError(f"nulls: {others[0]} is of attention energies; measures have {', '.join(TWINS)}")
+    return chosen

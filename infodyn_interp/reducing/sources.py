@@ -23,7 +23,7 @@ PRECISION_GRID = ("dtype", *GRID)
 
 def sizes_of(series: "Series") -> Sizes:
     """The rows of one layer, documents in order."""
-    parts = (series.magnitude, series.innovation, series.residual, series.foreseen)
+    parts = (series.magnitude, series.innovation, series.foreseen)
     return Sizes(*(torch.cat(part).numpy() for part in parts))
 
 
@@ -36,8 +36,9 @@ def label_interference(
     """How innovations follow the prosody residual of the step before, by layer and head; `keys` of each row."""
     found = []
     for layer, of_rows in zip(layers, keys, strict=True):
-        sizes = sizes_of(series[layer])
-        found.append(regress_innovations(sizes, of_rows, np.random.default_rng([seed, layer])))
+        residual = torch.cat(series[layer].residual).numpy()
+        generator = np.random.default_rng([seed, layer])
+        found.append(regress_innovations(sizes_of(series[layer]), residual, of_rows, generator))
     p = np.stack([one.p for one in found])
     return {
         **interval(

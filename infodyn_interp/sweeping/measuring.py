@@ -16,8 +16,8 @@ import xarray
 from infodyn_interp import reducing, results
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import choose_layers
-from infodyn_interp.identify.nulls import TWINS, choose_nulls
-from infodyn_interp.measures import choices, closing, depths, fidelity, leaps, maps
+from infodyn_interp.identify.nulls import TWINS, choose_twins
+from infodyn_interp.measures import choices, closing, depths, fidelity, leaps, maps, unfinished
 from infodyn_interp.measures.fits import (
     FIT_TOKENS,
     Fitted,
@@ -105,12 +105,20 @@ def _action(reading: Reading, fitted: Fitted, asked: Asked) -> Found:
     return replace(found, details=found.details.merge(told, combine_attrs="override"))
 
 
-def _jumps(reading: Reading, _fitted: Fitted, asked: Asked) -> Found:
+def _jumps(reading: Reading, fitted: Fitted, asked: Asked) -> Found:
     frozen, trails = asked.frozen, None
     kept = None if frozen is None else frozen.of(asked.part, reading.seed)
     if frozen is not None and kept is not None:
         trails = read_trails(reading, kept, frozen.reference, asked.layers)
-    return leaps.measure_jumps(trails, reading.texts.documents, asked.layers, reading.seed)
+    series = None if trails is None else trails.series
+    found = leaps.measure_jumps(series, reading.texts.documents, asked.layers, reading.seed)
+    if trails is None or found.details is None:
+        return found
+    told = unfinished.weigh_unfinished(reading, fitted, trails.sizes, asked.walked)
+    if told is None:
+        return found
+    details = found.details.assign_attrs(told.attrs).merge(told, combine_attrs="override")
+    return replace(found, details=details)
 
 
 MEASURES: dict[str, Measure] = {
@@ -127,7 +135,13 @@ MEASURES: dict[str, Measure] = {
         closing.UNITS | choices.UNITS | rhythms.UNITS,
         {name: name for name in (*choices.LIFTED, *rhythms.LIFTED)},
     ),
-    "jumps": Measure(_jumps, leaps.QUANTITIES, leaps.UNITS, leaps.LIFTED, within=True),
+    "jumps": Measure(
+        _jumps,
+        leaps.QUANTITIES,
+        leaps.UNITS | unfinished.UNITS,
+        leaps.LIFTED | {name: name for name in unfinished.LIFTED},
+        within=True,
+    ),
     "maps": Measure(
         lambda reading, fitted, asked: Found(maps.measure_maps(reading, fitted, asked.walked)),
         maps.QUANTITIES,
@@ -187,7 +201,7 @@ def measure(
         RunError: the model fails its check, or states are not finite.
     """
     settings = _settle(model, layers, nulls, null_share, seed, micro_batch, threads)
-    named = None if measures is None else _choose(measures)
+    named = None if measures is None else choose_measures(measures)
     _refuse(model, texts, settings, {"fit_tokens": fit_tokens, "walked": walked})
     frozen = None if inside is None else Frozen.open(Path(inside), model, texts)
     carried = tuple(layer for layer in settings.layers if frozen is not None and layer in frozen.carried)
@@ -327,7 +341,12 @@ class _Part:
         return blake2b(f"{run} {self.name} {stage}".encode(), digest_size=8).hexdigest()
 
 
-def _choose(names: Iterable[str]) -> tuple[str, ...]:
+def choose_measures(names: Iterable[str]) -> tuple[str, ...]:
+    """These measures, in the order of `MEASURES`.
+
+    Raises:
+        RequestError: there is no such measure, or none is named.
+    """
     asked = list(names)
     unknown = [name for name in asked if name not in MEASURES]
     if unknown or not asked:
@@ -345,16 +364,12 @@ def _settle(
     micro_batch: int,
     threads: int | None,
 ) -> Settings:
-    chosen = choose_nulls(nulls)
-    others = [null for null in chosen if null not in TWINS]
-    if others:
-        raise RequestError(f"nulls: {others[0]} is of attention energies; measures have {', '.join(TWINS)}")
     return Settings(
         choose_layers(model, layers),
         seed=seed,
         micro_batch=micro_batch,
         threads=threads,
-        nulls=chosen,
+        nulls=choose_twins(nulls),
         null_share=null_share,
     )
 

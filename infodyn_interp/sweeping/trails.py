@@ -14,6 +14,7 @@ from infodyn_interp import results
 from infodyn_interp.energy.terms import Prosody, columns_of, pair_fields, row_blocks
 from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Layer, capture
+from infodyn_interp.identify.interference import Sizes
 from infodyn_interp.measures.fits import Reading
 from infodyn_interp.measures.paths import PATHS
 from infodyn_interp.models import Model
@@ -23,6 +24,21 @@ from infodyn_interp.sweeping.plans import STUDY
 from infodyn_interp.texts import Texts, read_pieces
 
 NAMES = ("state", "|M|", "innovation", "track")
+
+
+@dataclass(frozen=True)
+class Trails:
+    """What is seen of each layer's first windows, first token left out; NaN where a query has too few keys.
+
+    Args:
+        series: by layer, the series of `NAMES`: `state` is z; `|M|` the RMS over heads of each head's |M_t| over its
+            energy; `innovation`, below 0 where it undoes what was carried, and `track`, the energy at the state's own
+            place less the mean over its keys (below 0 in a well), are means over heads in the same unit.
+        sizes: by layer, of each head.
+    """
+
+    series: dict[int, dict[str, Float[np.ndarray, "..."]]]
+    sizes: dict[int, Sizes]
 
 
 @dataclass(frozen=True)
@@ -74,15 +90,8 @@ class Frozen:
         return self.kept.get(STUDY if part == "shuffled_tokens" else part)
 
 
-def read_trails(
-    reading: Reading, kept: Kept, reference: str, layers: tuple[int, ...]
-) -> dict[int, dict[str, Float[np.ndarray, "..."]]]:
-    """By layer, the series of the first documents by step, the first token left out.
-
-    `state` is z; `|M|` the RMS over heads of each head's |M_t| over its energy; `innovation`, below 0 where it undoes
-    what was carried, and `track`, the energy at the state's own place less the mean over its keys (below 0 in a well),
-    are means over heads in the same unit. NaN where a query has too few keys.
-    """
+def read_trails(reading: Reading, kept: Kept, reference: str, layers: tuple[int, ...]) -> Trails:
+    """What a part's frozen terms see of the first documents, step by step."""
     terms = {layer: kept.terms[layer] for layer in layers}
     prosody = Prosody(read_pieces(reading.texts.tokenizer))
     study = kept.study(reading.model, reading.texts.window, layers, prosody, reference, reading.checked)
@@ -91,10 +100,15 @@ def read_trails(
         visit.begin(batch)
         capture(reading.model, batch, visit, layers=layers, checked=reading.checked, logits_to_keep=1)
         reading.report(done := done + batch.tokens.numel())
-    return {
+    series = {
         layer: {name: torch.cat(parts).double().numpy()[:, 1:] for name, parts in found.items()}
         for layer, found in visit.rows.items()
     }
+    sizes = {
+        layer: Sizes(*(torch.cat(found[name]).numpy()[..., 1:] for name in Sizes.__match_args__))
+        for layer, found in visit.sizes.items()
+    }
+    return Trails(series, sizes)
 
 
 class _Trail(Pass):
@@ -103,6 +117,9 @@ class _Trail(Pass):
         self._columns, self._terms = columns_of(study.window, study.state_rank), terms
         self.rows: dict[int, dict[str, list[Tensor]]] = {
             layer: {name: [] for name in NAMES} for layer in study.layers
+        }
+        self.sizes: dict[int, dict[str, list[Tensor]]] = {
+            layer: {name: [] for name in Sizes.__match_args__} for layer in study.layers
         }
 
     def __call__(self, layer: Layer) -> None:
@@ -117,16 +134,16 @@ class _Trail(Pass):
         carried, innovation = filtered
         inverse, own = support.inverse_counts.to(energy), torch.from_numpy(terms.rms)[:, None]
         undone = (innovation * (carried - innovation)).sum(-1) < 0
-        sizes = {
-            name: (values.square().sum(-1) * inverse).sqrt().cpu() / own
-            for name, values in (("|M|", carried), ("innovation", innovation))
-        }
+        rows_of = (carried, innovation, within + carried - innovation)
+        sizes = [(values.square().sum(-1) * inverse).sqrt().cpu() for values in rows_of]
         beta = self._frozen(terms.coefficient[:, self._columns.blocks["track"]])
         seen = torch.where(inverse > 0, 0.0, torch.nan).cpu()
+        for name, values in zip(Sizes.__match_args__, sizes, strict=True):
+            self.sizes[index][name].append(values + seen)
         found = {
             "state": z,
-            "|M|": sizes["|M|"].square().mean(1).sqrt() + seen,
-            "innovation": (sizes["innovation"] * torch.where(undone, -1, 1).cpu()).mean(1) + seen,
+            "|M|": (sizes[0] / own).square().mean(1).sqrt() + seen,
+            "innovation": (sizes[1] / own * torch.where(undone, -1, 1).cpu()).mean(1) + seen,
             "track": ((beta @ self._wells(z, index)).cpu() / own).mean(1) + seen,
         }
         for name, values in found.items():
