@@ -1,5 +1,6 @@
 """Laws of the figures: what is drawn is what the result holds, at print size, and nothing leaks out."""
 
+import base64
 import re
 import subprocess
 import warnings
@@ -15,6 +16,7 @@ import pytest
 import xarray
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -937,3 +939,15 @@ def _linear(colours: np.ndarray) -> np.ndarray:
 def _lightness(colours: np.ndarray) -> np.ndarray:
     """CIE L* of sRGB colours, which is what a grey print keeps."""
     return 116 * np.cbrt(_linear(colours) @ [0.2126, 0.7152, 0.0722]) - 16
+
+
+def test_a_notebook_shows_a_figure_at_its_print_width_with_its_caption():
+    plate = figures.energy_map(make_result())
+    plate.caption += " <&>"
+    with matplotlib.rc_context(HOSTILE):
+        shown, _ = DisplayFormatter().format(plate)
+    picture = matplotlib.image.imread(BytesIO(base64.b64decode(shown["image/png"])), format="png")
+    assert picture.shape[1] == pytest.approx(plates.SCREEN * plates.INCHES["column"], abs=1)
+    assert shown["image/png"] in shown["text/html"]
+    page = ElementTree.fromstring(shown["text/html"].replace('"><figcaption', '"/><figcaption'))
+    assert page.find("img").get("alt") == page.find("figcaption").text == shown["text/plain"] == plate.caption
