@@ -23,7 +23,7 @@ test: $(STAMP) ## run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/pytest -n auto --dist loadscope --ignore tests/test_planted.py
 	$(BIN)/pytest tests/test_planted.py
 
-docs: $(STAMP) ## build the site in docs/_build/html; a warning is an error
+docs: $(STAMP) ## run the notebooks and build the site in docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 format: $(STAMP) ## put the code into its standard form
