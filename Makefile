@@ -22,7 +22,7 @@ test: $(STAMP) ## run every check: ruff, mypy, import-linter, pytest
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder
 
-docs: $(STAMP) ## build the site in docs/_build/html; a warning is an error
+docs: $(STAMP) ## run the notebooks and build the site in docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 format: $(STAMP) ## put the code into its standard form

@@ -16,10 +16,15 @@ project = "infodyn-interp"
 author = "the authors of infodyn-interp"
 version = release = infodyn_interp.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # the tests execute notebooks, which are kept with their outputs
+# Notebooks are kept without outputs, which are those of this very package: a cache would not see that it has changed.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600  # seconds a cell
+nb_merge_streams = True
+nb_output_stderr = "warn"  # and a warning is an error
 autodoc_typehints = "none"
 default_role = "code"
 maximum_signature_line_length = 80

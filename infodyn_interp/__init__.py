@@ -30,6 +30,7 @@ _FUNCTIONS = {
     "summary": "results",
     "sweep": "sweeping",
     "table": "results",
+    "try_column": "sweeping.trying",
     "write_report": "report",
 }
 

@@ -22,6 +22,7 @@ from .results import open_result as open_result
 from .results import summary as summary
 from .results import table as table
 from .sweeping import sweep as sweep
+from .sweeping.trying import try_column as try_column
 from .texts import read_texts as read_texts
 
 __version__: str

@@ -14,6 +14,7 @@ import pandas as pd
 import xarray
 
 from infodyn_interp.errors import RequestError, RunError, brief, one_line
+from infodyn_interp.observe.words import describe_output
 
 FILE = "result.nc"
 MEASURES = ("fidelity", "stability", "action", "jumps", "maps")  # groups of quantities, each with its nulls
@@ -292,9 +293,11 @@ def pick_heads(
 
 
 def summary(result: xarray.DataTree) -> str:
-    """What was fitted, on what, and what stands out, in words; of a comparison, what differs."""
+    """What was fitted, on what, and what stands out, in words; of replies what was seen, of two what differs."""
     if CONTRASTS in result.children:
         return _about_contrasts(result)
+    if "output" in result.children:
+        return describe_output(result)
     if "terms" not in result.children:
         return "\n".join(_about_measures(result))
     about, heads = result.attrs, len(choose_heads(result))

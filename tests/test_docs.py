@@ -1,8 +1,10 @@
-"""What README and docs say can be done: their Python runs, their command lines are ones, their links lead somewhere."""
+"""What README and docs say can be done: Python and notebooks run, command lines are ones, links lead somewhere."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -11,6 +13,7 @@ from pydoc_data.topics import topics
 
 import matplotlib
 import pytest
+import torch
 import typer
 
 import infodyn_interp as idi
@@ -22,6 +25,8 @@ from infodyn_interp.texts import read_texts
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "analyses").glob("*.md")])
 PAGES = [page for page in PAGES if "_build" not in page.parts]
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+CELL_SECONDS = 180
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -70,7 +75,7 @@ def test_the_command_lines_of_a_page_are_ones(page):
             chosen.make_context(name, rest)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=name_of)
 def test_the_links_of_a_page_lead_somewhere(page):
     made = {"options.md", "python.md"}  # when the site is built
     text = page.read_text(encoding="utf-8")
@@ -78,9 +83,42 @@ def test_the_links_of_a_page_lead_somewhere(page):
         assert (page.parent / target).exists() or target in made, target
 
 
-def test_the_site_is_built_without_a_warning(tmp_path):
-    line = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs")]
-    done = subprocess.run([*line, str(tmp_path)], capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A copy of the docs whose notebooks were run where they lie, and what the run said."""
+    docs = tmp_path_factory.mktemp("site") / "docs"
+    shutil.copytree(ROOT / "docs", docs, ignore=shutil.ignore_patterns("_build", ".ipynb_checkpoints"))
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbmake", "--overwrite"]
+    line += [f"--nbmake-timeout={CELL_SECONDS}", str(docs / "notebooks")]
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(line, cwd=docs, env=alone | threads, capture_output=True, text=True, check=False)
+    return docs, done
+
+
+def test_the_notebooks_run(executed):
+    _, done = executed
+    assert done.returncode == 0, done.stdout
+    assert f"{len(NOTEBOOKS)} passed" in done.stdout
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=name_of)
+def test_a_notebook_is_kept_without_what_running_it_leaves(page):
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    left = [
+        cell["id"] for cell in cells if cell.get("outputs") or cell.get("execution_count") or cell["metadata"]
+    ]
+    assert not left
+
+
+def test_the_site_is_built_without_a_warning(executed, tmp_path):
+    docs, _ = executed  # each notebook is run once: here the site shows what that gave
+    line = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    line += ["-D", "nb_execution_mode=off", str(docs), str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "state_rank" in (tmp_path / "options.html").read_text(encoding="utf-8")
     assert "infodyn_interp.sweep" in (tmp_path / "python.html").read_text(encoding="utf-8")
+    for page in NOTEBOOKS:
+        shown = (tmp_path / "notebooks" / page.name).with_suffix(".html").read_text(encoding="utf-8")
+        assert "<figcaption>" in shown, page

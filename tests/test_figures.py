@@ -1,5 +1,6 @@
 """Laws of the figures: what is drawn is what the result holds, at print size, and nothing leaks out."""
 
+import base64
 import inspect
 import re
 import subprocess
@@ -17,6 +18,7 @@ import xarray
 from every_figure import DRAWN, EVERY, WITH_HEADS, Draw
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -915,3 +917,15 @@ def test_pieces_that_no_font_has_or_that_look_like_formulas_are_set_as_they_are(
         svg = ElementTree.fromstring(_written(plate, "svg"))
     said = {text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")}
     assert {"$x$", "\\frac{a}", "⏎⏎", "⇥", "␣×40"} <= said  # a dollar starts no formula
+
+
+def test_a_notebook_shows_a_figure_at_its_print_width_with_its_caption():
+    plate = figures.energy_map(make_result())
+    plate.caption += " <&>"
+    with matplotlib.rc_context(HOSTILE):
+        shown, _ = DisplayFormatter().format(plate)
+    picture = matplotlib.image.imread(BytesIO(base64.b64decode(shown["image/png"])), format="png")
+    assert picture.shape[1] == pytest.approx(plates.SCREEN * plates.STYLES["paper"].inches["column"], abs=1)
+    assert shown["image/png"] in shown["text/html"]
+    page = ElementTree.fromstring(shown["text/html"].replace('"><figcaption', '"/><figcaption'))
+    assert page.find("img").get("alt") == page.find("figcaption").text == shown["text/plain"] == plate.caption

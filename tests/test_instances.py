@@ -15,7 +15,6 @@ from infodyn_interp.models import open_model, untrained_twin
 from infodyn_interp.observe import compare_instantiations, contrast
 from infodyn_interp.observe.prompts import Prompt
 from infodyn_interp.observe.sampling import Drawing, draw
-from infodyn_interp.observe.words import describe_output
 from infodyn_interp.observing import trace
 
 PROMPTS = ["The train left the station at nine", "In the old house the clock kept its own time", "Why?"]
@@ -91,7 +90,7 @@ def test_the_replies_are_those_of_a_study_without_it(model, seen):
 
 def test_it_is_kept_and_told_in_words(seen, tmp_path):
     results.save(seen, tmp_path)
-    said = describe_output(results.open_result(tmp_path))
+    said = results.summary(results.open_result(tmp_path))
     assert "Prior and instantiation: first 6 tokens of trials" in said
     assert "  no prompt: " in said
     assert "the prompt in its chat template: " in said

@@ -139,7 +139,7 @@ def ablate(
     documents, member = np.unique(owner, return_inverse=True)
     intact, removed, placebo = (
         np.stack([part[..., member == document, :].mean(-2) for document in range(len(documents))], -2)
-        for part in _changes(removal, _partners(member, placebos), placebos, progress or (lambda *_: None))
+        for part in _changes(removal, partners_of(member, placebos), placebos, progress or (lambda *_: None))
     )
     by_kind = removed - np.nanmean(placebo, 1)
     difference = _intervals(
@@ -202,7 +202,7 @@ def _prosody(model: Model) -> Prosody:
     return Prosody(read_pieces(model.tokenizer))
 
 
-def _partners(member: Int[np.ndarray, " window"], placebos: int) -> Int[np.ndarray, "placebo window"]:
+def partners_of(member: Int[np.ndarray, " window"], placebos: int) -> Int[np.ndarray, "placebo window"]:
     """A window of another document for each window, by cyclic shifts; no two placebos take the same."""
     windows = [np.flatnonzero(member == document) for document in range(member.max() + 1)]
     others, turns = len(windows) - 1, min(map(len, windows))

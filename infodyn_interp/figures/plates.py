@@ -1,6 +1,9 @@
 """The plate that a figure is drawn on: print widths, type, colours, panels and their ticks."""
 
+import base64
+import html
 import inspect
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -31,6 +34,7 @@ STYLES = {
 }
 # Sizes in points and inches here and in the figures are the paper's; `points`, `area` give those of the style at hand.
 TYPE, LABEL = 7.0, 7.5  # points: at print size no type is smaller than 7 or larger than 9
+SCREEN = 192  # dots an inch in a notebook: twice what browsers take an inch for
 LINE = 8.5 / 72  # inches from one line of tick labels to the next
 LETTER = 4.8 / 72  # inches a letter takes along a line
 # Colours that mean two things differ in lightness, so that they survive grey print and colour blindness.
@@ -124,6 +128,19 @@ class Plate(Figure):
 
     caption = ""
     style = "paper"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """What a notebook shows: the figure, and its caption below it and for those who cannot see it."""
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=SCREEN)
+        encoded = base64.b64encode(picture.getvalue()).decode()
+        words = html.escape(self.caption)
+        shown = f'<img src="data:image/png;base64,{encoded}" width="{96 * self.get_figwidth():.0f}" alt="{words}">'
+        return {
+            "text/html": f"<figure>{shown}<figcaption>{words}</figcaption></figure>",
+            "image/png": encoded,
+            "text/plain": self.caption,
+        }
 
     def draw(self, renderer: Any) -> None:
         with print_settings(self.style):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,8 +30,8 @@ class Model:
         origin: arguments of `open_model` that open it again; None for what was given as an object.
     """
 
-    bridge: TransformerBridge
-    tokenizer: PreTrainedTokenizerBase | None
+    bridge: TransformerBridge = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase | None = field(repr=False)
     name: str
     digest: str
     layers: int

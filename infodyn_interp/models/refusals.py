@@ -5,10 +5,12 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partialmethod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformer_lens.factories.architecture_adapter_factory import (
     SUPPORTED_ARCHITECTURES,
     ArchitectureAdapterFactory,
@@ -42,6 +44,8 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
         warnings.simplefilter("ignore")
         if not bars:
             stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            stack.callback(setattr, tqdm, "__init__", tqdm.__init__)
+            tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # in a notebook bars are no text
         yield
 
 

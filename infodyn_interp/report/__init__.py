@@ -15,7 +15,7 @@ from infodyn_interp.report.sections import group_sections
 from infodyn_interp.report.words import explain_head, tell_finding, unresolved
 from infodyn_interp.results import summary, whole_file
 
-__all__ = ["explain_head", "tell_finding", "write_report"]
+__all__ = ["explain_head", "tell_finding", "unresolved", "write_report"]
 
 FILE = "report.html"
 

@@ -116,6 +116,7 @@ def sweep(
     engine: str = "local",
     address: str | None = None,
     redo_damaged: bool = False,
+    checked: Checked | None = None,
     progress: Progress | None = None,
     asked: Mapping[str, object] | None = None,
 ) -> xarray.DataTree:
@@ -155,6 +156,9 @@ def sweep(
         engine: `local`, or `ray`; the result is the same to the bit.
         address: of a running Ray cluster; one on this machine by default.
         redo_damaged: compute damaged shards again, where they would be refused.
+        checked: from `hooks.check` on windows of this length, made before the model's scores were bent on purpose
+            (`planted.planted_term`, `hooks.bent_scores`), which the sweep's own check would refuse. Such a sweep is not
+            saved, stays in this process, and its twins are not bent.
         progress: called with stage, tokens done, tokens in all.
         asked: the keys of the run file that this sweep is of, stored with what they came to.
 
@@ -189,6 +193,8 @@ def sweep(
         query_tile=query_tile,
     )
     chosen = Engine(engine, workers, address)
+    if checked is not None and (out is not None or not chosen.here):
+        raise RequestError("checked: bent scores are this process's own: leave out and workers out")
     job = _settled(model, texts, budgeted(model, texts, settings, memory, micro_batch), chosen)
     settings = job.settings
     if out is not None and (before := finished(out, job)) is not None:
@@ -196,7 +202,7 @@ def sweep(
     chosen.require_cluster()
     with folder_of(out, job) as folder, torch_threads(settings.threads):
         parts = parts_of(job, folder, redo=redo_damaged)
-        readers, watch, clock = readers_of(parts, model, texts), Watch(folder, progress), Clock()
+        readers, watch, clock = readers_of(parts, model, texts, checked), Watch(folder, progress), Clock()
         readers[STUDY].prepare()
         with chosen.at_work(job, folder, model, texts, readers) as compute:
             # one twin at a time where there is but one process to hold them

@@ -15,12 +15,14 @@ import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 from infodyn_interp.errors import RequestError
 from infodyn_interp.models import native_logits, open_model, unbridged, untrained_twin
 from infodyn_interp.models import sources as weight_sources
 from infodyn_interp.models.description import hash_weights
+from infodyn_interp.models.refusals import quiet
 
 ODD = "un dossier d'été – 東京"
 
@@ -73,6 +75,21 @@ def test_the_facts_of_a_model_are_those_of_its_configuration(family):
     assert model.context == (None if family == "bloom" else families.CONTEXT)
     assert model.learned_positions == (family in families.LEARNED_POSITIONS)
     assert (model.twin, model.tokenizer, model.revision) == ("trained", None, None)
+
+
+def test_a_model_is_shown_by_its_facts_in_a_line():
+    model = open_model(families.build("llama"))
+    assert repr(model).startswith(
+        f"Model(name='{model.name}', digest='{model.digest}', layers={model.layers}"
+    )
+    assert "\n" not in repr(model)
+
+
+def test_no_bar_is_drawn_while_a_model_is_opened():
+    with quiet():
+        assert tqdm(range(2)).disable
+    with quiet(bars=True):
+        assert not tqdm(range(2)).disable
 
 
 def test_a_digest_tells_every_weight_and_its_type():

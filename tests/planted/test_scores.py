@@ -4,7 +4,7 @@ import families
 import numpy as np
 import pytest
 
-from infodyn_interp.errors import RequestError
+from infodyn_interp.errors import RequestError, RunError
 from infodyn_interp.hooks import bent_scores, check
 from infodyn_interp.identify import verdicts
 from infodyn_interp.models import open_model
@@ -64,6 +64,20 @@ def test_a_planted_well_is_found_as_one(bench):
     found = refit(bench, term="track", share=2.0, width=0.4, tau=2.0)
     assert (found.track < 0).all()
     assert (found.chosen == 3).all()
+
+
+def test_a_sweep_of_bent_scores_takes_a_check_made_before_and_nothing_else(bench, tmp_path):
+    model, read, checked, clean = bench
+    asked = {"layers": [LAYER], "state_rank": 4, "nulls": (), "limits": (), "carry": False}
+    planted = {"layer": LAYER, "term": "rhythm", "share": 0.5, "seed": 3, "checked": checked}
+    with planted_term(model, read, clean, **planted):
+        bent = sweep(model, read, checked=checked, **asked)
+        with pytest.raises(RunError, match="logits differ"):
+            sweep(model, read, **asked)
+    del planted["checked"], planted["layer"]
+    np.testing.assert_array_equal(bent["energy"]["rms"][0], refit(bench, **planted).rms)
+    with pytest.raises(RequestError, match="checked: bent scores are this process's own"):
+        sweep(model, read, checked=checked, out=tmp_path, **asked)
 
 
 def test_the_model_is_itself_again_afterwards(bench):
