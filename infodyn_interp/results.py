@@ -517,7 +517,7 @@ def _about_measures(result: xarray.DataTree) -> list[str]:
             said = ", ".join(f"{null} {value:.3g}" for null, value in middles.items())
             what, unit = f"{quantity} ({of})" if of else str(quantity), some["unit"].iloc[0]
             lines.append(f"  {what}{'' if unit == '1' else f', {unit}'}: {said}.")
-        lines += _about_laws(result[name].to_dataset()) + _about_unfinished(result[name])
+        lines += _about_laws(result[name].to_dataset()) + _about_unfinished(result.children[name])
         if verdicts is None:
             lines.append("  No nulls: nothing here tells this model from any other.")
             continue

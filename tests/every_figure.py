@@ -12,6 +12,7 @@ from synthetic import (
     make_measured,
     make_observed,
     make_result,
+    make_unfinished,
 )
 
 from infodyn_interp import compare, figures
@@ -52,6 +53,7 @@ GIVEN: dict[str, Callable[[], Any]] = {
     "action_ranks": make_acting,
     "jump_raster": make_jumping,
     "threshold_curve": make_jumping,
+    "unfinished": make_unfinished,
 }
 
 

@@ -745,6 +745,25 @@ def make_jumping() -> xarray.Dataset:
     return measures.find_jumps(state, carry, shuffles=19)
 
 
+def make_unfinished(layers: int = 6, heads: int = 9) -> xarray.DataTree:
+    """A result of measures whose innovations of M follow what Helpful left, in the model and not in a null."""
+    draw, functionals, nulls = (
+        np.random.default_rng(2),
+        ["helpful", "harmless", "honest"],
+        ["trained", "untrained"],
+    )
+    slope = 0.02 * draw.standard_normal((2, layers, 3, heads))
+    slope[0, :, 0] += 0.2
+    dims = ("null", "layer", "functional", "head")
+    coords = {"null": nulls, "layer": np.arange(layers), "functional": functionals, "head": np.arange(heads)}
+    q = np.where(np.abs(slope) > 0.1, 0.001, 0.5)
+    group = xarray.Dataset({"unfinished": (dims, slope), "unfinished_q": (dims, q)}, coords)
+    tree = xarray.DataTree.from_dict({"/jumps": group, "/jumps/trained": xarray.Dataset()})
+    tree["jumps"].children["trained"].attrs |= {"least_slope": 0.1, "discovery": 0.05}
+    tree.attrs |= {"model": "m", "documents": 24, "window": 256}
+    return tree
+
+
 @cache
 def make_acting() -> xarray.Dataset:
     """What `helpful` says of random walks."""

@@ -1,6 +1,6 @@
 """What the measures of a trajectory find: ranks of its action, its jumps along the text, and the law of their size."""
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import seaborn
@@ -217,6 +217,7 @@ def _draw_curve(ax: Axes, found: xarray.Dataset) -> None:
         label="steps",
         gid="steps",
     )
+    lines: list[tuple[str, np.ndarray, np.ndarray, str, Any, float]]
     lines = [("constant", fine, np.full(len(fine), mean.mean()), RULE, (0, (1, 1.5)), 0.7)]
     quadratic = np.polyval(np.polyfit(at, mean, 2), fine)
     lines.append(("smooth quadratic", fine, quadratic, RULE, (0, (4, 2)), 0.9))

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypedDict, cast
 
 import numpy as np
 import xarray
+from matplotlib.figure import Figure
 
 from infodyn_interp.errors import RequestError
 from infodyn_interp.figures.comparisons import comparison
@@ -32,6 +34,14 @@ from infodyn_interp.figures.trajectories import trajectory
 from infodyn_interp.figures.typesetting import typeset
 from infodyn_interp.figures.variograms import variogram
 from infodyn_interp.results import Heads
+
+
+class Sheet(TypedDict):
+    """What a figure is drawn for."""
+
+    width: str
+    style: str
+
 
 # A date in the file would make two equal figures differ.
 DATELESS: dict[str, dict[str, None]] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
@@ -63,7 +73,7 @@ BY_LAYER: dict[Callable[..., Plate], tuple[str, str]] = {
 }
 
 # Of one layer's paths: the middle one of those that were read.
-LAWS: dict[Callable[..., Plate], str] = {
+LAWS: dict[Callable[..., Figure], str] = {
     action_ranks: "action",
     jump_raster: "jumps",
     threshold_curve: "jumps",
@@ -79,7 +89,7 @@ def draw_all(
     Raises RequestError for what the figures refuse.
     """
     plates: dict[str, Plate] = {}
-    sheet = {"width": width, "style": style}
+    sheet = Sheet(width=width, style=style)
     for draw, needs in SHOWS.items():
         if all(group in result.children and name in result[group].data_vars for group, name in needs.items()):
             plates[draw.__name__] = draw(result, heads=heads, **sheet)
@@ -88,7 +98,7 @@ def draw_all(
             plates[draw.__name__] = draw(result, **sheet)
     for law, group in LAWS.items():
         if group in result.children and "trained" in result[group].children:
-            plates[law.__name__] = law(of_layer(result, group), **sheet)
+            plates[law.__name__] = cast(Plate, law(of_layer(result, group), **sheet))
     if "ablation" in result.children:
         plates["ablation"] = ablation(result, **sheet)
     if "example" in result.children:
@@ -135,7 +145,7 @@ def save_all(
     return written
 
 
-def _observed(result: xarray.DataTree, sheet: dict[str, str]) -> dict[str, Plate]:
+def _observed(result: xarray.DataTree, sheet: Sheet) -> dict[str, Plate]:
     """Figures of the output side: the longest reply, couplings by temperature, their ladder, the sweep over alpha."""
     plates: dict[str, Plate] = {}
     if "output" in result.children and "x_plane" in result["output"].data_vars:

@@ -7,14 +7,14 @@ from matplotlib.ticker import MaxNLocator
 
 from infodyn_interp.figures.plates import (
     DARK,
-    LABEL_SIZE,
     PALE,
     RULE,
     WARM,
     Plate,
     new_panels,
     place_legend,
-    print_settings,
+    points,
+    printed,
 )
 from infodyn_interp.figures.selection import find_group
 
@@ -26,18 +26,18 @@ LEFT = {
 TAILS = 5, 95  # per cent of a null's heads
 
 
-@print_settings()
-def unfinished(result: xarray.DataTree, width: str = "column") -> Plate:
+@printed
+def unfinished(result: xarray.DataTree, width: str = "column", style: str = "paper") -> Plate:
     """Slope of innovations of M on what each functional left at the step before, a dot a head, a panel a functional.
 
-    Raises RequestError for a width or a group `jumps` that is not there. Source: seed 1.2.3.
+    Raises RequestError for a width, a style or a group `jumps` that is not there. Source: seed 1.2.3.
     """
     data = find_group(result, "jumps", "unfinished").transpose("null", "functional", "layer", "head", ...)
     about = result["jumps"].children["trained"].attrs
     least, limit = about["least_slope"], about["discovery"]
     slope, layers = data["unfinished"], data["layer"].values
     known = [null for null in map(str, data["null"].values[1:]) if slope.sel(null=null).notnull().any()]
-    plate, axes = new_panels(slope.sizes["functional"], 3, 0.85, width, words=0.7)
+    plate, axes = new_panels(slope.sizes["functional"], 3, 0.85, width, style, words=0.7)
     for ax, functional in zip(axes, map(str, data["functional"].values), strict=True):
         mine = slope.sel(null="trained", functional=functional).values
         q = data["unfinished_q"].sel(null="trained", functional=functional).values
@@ -47,20 +47,28 @@ def unfinished(result: xarray.DataTree, width: str = "column") -> Plate:
             told = np.isfinite(theirs).any(1)
             if told.any():
                 ends, words = np.nanpercentile(theirs[told], TAILS, axis=1).T, null.replace("_", " ")
-                lines = ax.plot(layers[told], ends, color=colour, linewidth=0.8, gid=null)
+                lines = ax.plot(layers[told], ends, color=colour, linewidth=points(0.8), gid=null)
                 lines[0].set_label(f"{words}, 90 % of heads")
         place = np.broadcast_to(layers[:, None], mine.shape)
-        ax.plot(place[~found], mine[~found], "o", color=PALE, markersize=2, label="a head", gid="heads")
         ax.plot(
-            place[found], mine[found], "o", color=DARK, markersize=2.6, label="one that follows", gid="found"
+            place[~found], mine[~found], "o", color=PALE, markersize=points(2), label="a head", gid="heads"
+        )
+        ax.plot(
+            place[found],
+            mine[found],
+            "o",
+            color=DARK,
+            markersize=points(2.6),
+            label="one that follows",
+            gid="found",
         )
         for line in (-least, least):
-            ax.axhline(line, color=RULE, linewidth=0.6, linestyle=(0, (4, 2)), gid="least")
+            ax.axhline(line, color=RULE, linewidth=points(0.6), linestyle=(0, (4, 2)), gid="least")
         ax.set_title(LEFT.get(functional, functional))
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         seaborn.despine(ax=ax)
-    plate.supxlabel("layer", fontsize=LABEL_SIZE)
-    plate.supylabel("slope (deviations)", fontsize=LABEL_SIZE)
+    plate.supxlabel("layer")
+    plate.supylabel("slope (deviations)")
     place_legend(plate, axes[0])
     of = result.attrs
     plate.caption = (
@@ -68,7 +76,15 @@ def unfinished(result: xarray.DataTree, width: str = "column") -> Plate:
         "(deviations within documents; |M|, the keys, neighbouring innovations and what was foreseen held fixed). Left "
         "are the action of the step into the state, the rise of the quadratic form in it, and the KL from the output "
         f"to the affine lens. Dark: q <= {limit:g} by shifts within documents, and a slope beyond the dashes "
-        f"({least:g}). Model {of.get('model', 'not named')}; n = {of.get('documents', '?')} documents, windows of "
-        f"{of.get('window', '?')} tokens."
+        f"({least:g}). {_told(known)} No intervals are drawn. Model {of.get('model', 'not named')}; "
+        f"n = {of.get('documents', '?')} documents, windows of {of.get('window', '?')} tokens."
     )
     return plate
+
+
+def _told(nulls: list[str]) -> str:
+    if not nulls:
+        return "No null was read."
+    return (
+        f"Lines: the middle 90 % of heads of {' and of '.join(null.replace('_', ' ') for null in nulls[:2])}."
+    )

@@ -162,13 +162,12 @@ def _contrasts(
     """By null: its verdicts and gains, and the model's gains less the null's on the same documents."""
     out = {}
     folds = {null.fits[layers[0]].gain_by_fold.shape[0] for null in nulls.values()}
+
     # the model's gains on the nulls' documents, from as many documents
-    own = {
-        count: of_each(
-            lambda layer, count=count: fit(gathered.moments[layer].part(count)).gain_by_fold, layers
-        )
-        for count in folds
-    }
+    def gain_of(count: int, layer: int) -> np.ndarray:
+        return fit(gathered.moments[layer].part(count)).gain_by_fold
+
+    own = {count: of_each(partial(gain_of, count), layers) for count in folds}
     for name, null in nulls.items():
         theirs = of_each(partial(weigh_gathered, null), layers)
         differences = []
