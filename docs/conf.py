@@ -42,12 +42,22 @@ def write_options() -> None:
         "# Options\n\nEvery key of a run file. The flags of `infodyn run` and `infodyn sweep` have the same names;"
         " `infodyn run FILE --dry` prints all of them as they would be run."
     )
-    table = [f"`{name}`\n: {run.explain(key)}" for name, key in run.Observe.model_fields.items()]
-    below = (
-        "## Replies\n\nKeys of the table `[observe]`: `infodyn run` then draws replies after the sweep and reads them"
-        " by it, as `infodyn observe --inside` does."
-    )
-    (HERE / "options.md").write_text("\n\n".join([head, *keys, below, *table]) + "\n", encoding="utf-8")
+    heads = {
+        run.Measures: (
+            "## Measures\n\nKeys of the table `[measures]`: `infodyn run` then measures trajectories after the sweep,"
+            " by it, as `infodyn measures --inside` does."
+        ),
+        run.Observe: (
+            "## Replies\n\nKeys of the table `[observe]`: `infodyn run` then draws replies after the sweep and reads"
+            " them by it, as `infodyn observe --inside` does."
+        ),
+    }
+    tables = [
+        text
+        for table, words in heads.items()
+        for text in (words, *(f"`{name}`\n: {run.explain(key)}" for name, key in table.model_fields.items()))
+    ]
+    (HERE / "options.md").write_text("\n\n".join([head, *keys, *tables]) + "\n", encoding="utf-8")
 
 
 def write_names() -> None:

@@ -128,6 +128,22 @@ def open_result(path: str | os.PathLike[str]) -> xarray.DataTree:
     return result
 
 
+def join(sweep: xarray.DataTree, measured: xarray.DataTree) -> xarray.DataTree:
+    """A sweep's result with the groups of measures that belong to it; as it is where they belong to another."""
+    if json.loads(measured.attrs["run"]).get("inside") != sweep.attrs["run_digest"]:
+        return sweep
+    groups = {node.path: node.to_dataset(inherit=False) for node in sweep.subtree}
+    groups |= {
+        node.path: node.to_dataset(inherit=False)
+        for name in MEASURES
+        if name in measured.children
+        for node in measured[name].subtree
+    }
+    about = {name: measured.attrs[name] for name in ("left_out",) if name in measured.attrs}
+    groups["/"] = groups["/"].assign_attrs(about)
+    return xarray.DataTree.from_dict(groups)
+
+
 def save(result: xarray.DataTree, folder: str | os.PathLike[str]) -> Path:
     """Write `folder/result.nc`, whole or not at all, and return its path.
 

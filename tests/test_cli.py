@@ -423,6 +423,7 @@ def test_the_demo_names_every_path_it_writes_and_keeps_the_rest_for_the_referenc
     monkeypatch.setitem(commands.DEMO, "window", 128)
     monkeypatch.setitem(commands.DEMO, "documents", 5)
     monkeypatch.setitem(commands.DEMO, "limits", "0,2")
+    monkeypatch.setitem(commands.DEMO_MEASURES, "layers", "all")
     out = tmp_path / "demo"
     code, printed, err = run("demo", "--out", out, "--threads", "1")
     assert code == 0, "\n".join(err)
@@ -436,6 +437,7 @@ def test_the_demo_names_every_path_it_writes_and_keeps_the_rest_for_the_referenc
     )
     assert printed.splitlines()[-2] == f"report   {out / 'report.html'}"
     assert re.fullmatch(r"\d+ s in all", printed.splitlines()[-1])
+    assert "Fidelity of trajectories" in (out / "report.html").read_text()
     about = results.open_result(out).attrs
     assert (about["documents"], about["reference_documents"]) == (5, 9)
     texts = [json.loads(line)["text"] for line in (out / "topics.jsonl").read_text("utf-8").splitlines()]

@@ -12,7 +12,7 @@ import xarray
 from infodyn_interp import RequestError, results
 from infodyn_interp.cli import main
 from infodyn_interp.observing import trace
-from infodyn_interp.run import Observe, read, read_replies
+from infodyn_interp.run import Observe, read, read_table
 
 KEYS = {
     "window": 48,
@@ -75,11 +75,11 @@ def test_the_table_is_no_part_of_the_sweep_and_keys_are_those_of_trace(folder):
     file = write(folder)
     (folder / "alone.toml").write_text((folder / "study.toml").read_text().partition("[observe]")[0])
     assert read(file).digest == read(folder / "alone.toml").digest
-    assert read_replies(folder / "alone.toml") is None
-    asked = read_replies(file)
+    assert read_table(folder / "alone.toml", Observe) is None
+    asked = read_table(file, Observe)
     assert asked.prompts == folder / "prompts.txt"
     (folder / "again.toml").write_text(asked.as_toml())
-    assert read_replies(folder / "again.toml") == asked
+    assert read_table(folder / "again.toml", Observe) == asked
     parameters = inspect.signature(trace).parameters
     for key, field in Observe.model_fields.items():
         default = parameters["alphas" if key == "sweep_alpha" else key].default
@@ -112,10 +112,10 @@ def test_a_table_that_is_none_or_lacks_its_prompts_is_refused(folder):
     with pytest.raises(
         RequestError, match=r"observe: 3 is no table; write its keys below a line \[observe\]"
     ):
-        read_replies(folder / "odd.toml")
+        read_table(folder / "odd.toml", Observe)
     (folder / "odd.toml").write_text("[observe]\ntrials = 4\n")
     with pytest.raises(RequestError, match=r"odd.toml: observe.prompts: missing; JSONL"):
-        read_replies(folder / "odd.toml")
+        read_table(folder / "odd.toml", Observe)
 
 
 def test_a_dry_run_prints_it(folder, capsys):

@@ -1,13 +1,14 @@
 """The commands of `infodyn` and what each may be asked."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from infodyn_interp import __version__
-from infodyn_interp.cli.measuring import KEYS, run_measures
+from infodyn_interp.cli.measuring import KEYS, measure_after, require_measures, run_measures
 from infodyn_interp.cli.observing import observe, observe_after, require_replies, show_observed
 from infodyn_interp.cli.options import given, with_keys
 from infodyn_interp.cli.printing import (
@@ -27,6 +28,7 @@ from infodyn_interp.cli.studies import (
     Style,
     Width,
     draw_figures,
+    open_whole,
     plan_study,
     print_table,
     require_ready,
@@ -35,7 +37,7 @@ from infodyn_interp.cli.studies import (
     write_manual,
 )
 from infodyn_interp.errors import RequestError
-from infodyn_interp.run import Run, read, read_replies
+from infodyn_interp.run import Measures, Observe, Run, read, read_table
 
 TableName = Literal[
     "verdicts", "terms", "carry", "nulls", "reference", "energy", "precisions", "ablation", "groups",
@@ -63,6 +65,14 @@ DEMO = {
     "ladder_documents": 12,
     "nulls": ("untrained", "shuffled_tokens", "permuted_queries", "swapped_documents"),
 }
+# Two measures of four layers beside one null: a minute more.
+DEMO_MEASURES = {
+    "measures": ("fidelity", "jumps"),
+    "layers": "0,10,20,29",
+    "nulls": ("untrained",),
+    "fit_tokens": 4_000,
+    "walked": 4,
+}
 
 app = typer.Typer(
     rich_markup_mode="rich",
@@ -89,7 +99,7 @@ def options(
 
 
 @app.command()
-@with_keys(required=True)
+@with_keys(Run, required=True)
 def sweep(
     stage: Stage = None,
     part: Piece = None,
@@ -102,17 +112,26 @@ def sweep(
     _run(Run(**given(flags)), stage, part, redo, heads, as_json)
 
 
-def _run(run: Run, stage: str | None, part: str | None, redo: bool, heads: str | None, as_json: bool) -> None:
+def _run(
+    run: Run,
+    stage: str | None,
+    part: str | None,
+    redo: bool,
+    heads: str | None,
+    as_json: bool,
+    trajectories: Measures | None = None,
+) -> None:
     if part is not None and stage is None:
         raise RequestError(f"part: {part} of which stage? --stage says it")
     if stage is None:
-        run_study(run, heads=heads, as_json=as_json, redo_damaged=redo)
+        then = None if trajectories is None else partial(measure_after, run, trajectories)
+        run_study(run, heads=heads, as_json=as_json, redo_damaged=redo, then=then)
     else:
         run_part(run, stage, read_part(part or "1/1"), redo_damaged=redo)
 
 
 @app.command("run")
-@with_keys(required=False)
+@with_keys(Run, required=False)
 def run_file(
     file: Annotated[Path, typer.Argument(help="A run file: TOML, keys named as the flags.")],
     dry: Annotated[
@@ -125,16 +144,22 @@ def run_file(
     as_json: Json = False,
     **flags: Any,
 ) -> None:
-    """Run the study that a file describes, and the replies of its table \\[observe]; flags take the place of keys."""
-    asked, replies = read(file, **given(flags)), read_replies(file)
+    """Run the study of a file, with its tables \\[measures] and \\[observe]; flags take the place of keys."""
+    asked, trajectories, replies = (
+        read(file, **given(flags)),
+        read_table(file, Measures),
+        read_table(file, Observe),
+    )
+    if trajectories is not None:
+        require_measures(asked, trajectories)
     if replies is not None:
         require_replies(asked, replies)
     if dry:
         require_ready(asked)
-        more = "" if replies is None else f"\n{replies.as_toml()}"
-        show_lines(f"# {asked.digest}, what is asked\n{asked.as_toml()}{more}")
+        tables = [f"\n{table.as_toml()}" for table in (trajectories, replies) if table is not None]
+        show_lines(f"# {asked.digest}, what is asked\n{asked.as_toml()}{''.join(tables)}")
     else:
-        _run(asked, stage, part, redo, heads, as_json)
+        _run(asked, stage, part, redo, heads, as_json, trajectories)
         if replies is not None and stage is None:
             observe_after(asked, replies, as_json=as_json)
 
@@ -143,35 +168,22 @@ app.command()(observe)
 
 
 @app.command()
-@with_keys(required=True, only=KEYS)
+@with_keys(Run, required=True, only=KEYS)
+@with_keys(Measures, required=True, only=set(Measures.model_fields) - {"out"})
 def measures(
     inside: Annotated[
         Path | None, typer.Option("--inside", help="Folder of the sweep that these measures belong to.")
-    ] = None,
-    groups: Annotated[
-        str | None,
-        typer.Option(
-            "--measures", help="Which, as fidelity,stability,action,jumps,maps; all that can be by default."
-        ),
-    ] = None,
-    fit_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of other documents that maps are fitted on.")
-    ] = None,
-    walked: Annotated[
-        int | None, typer.Option(min=1, help="Documents on whose first tokens blocks are differentiated.")
     ] = None,
     redo: Redo = False,
     as_json: Json = False,
     **flags: Any,
 ) -> None:
     """Measure what each layer says, keeps and does to the stream, beside what nulls show."""
-    chosen = None if groups is None else [name.strip() for name in groups.split(",")]
-    more = {"measures": chosen, "fit_tokens": fit_tokens, "walked": walked}
-    run_measures(given(flags), inside=inside, more=more, as_json=as_json, redo_damaged=redo)
+    run_measures(given(flags), inside=inside, as_json=as_json, redo_damaged=redo)
 
 
 @app.command()
-@with_keys(required=False)
+@with_keys(Run, required=False)
 def plan(
     file: Annotated[
         Path | None, typer.Argument(help="A run file; without one, flags say it all, as for sweep.")
@@ -226,7 +238,7 @@ def show(
         if (state := read_state(out)) is not None:
             show_state(state, as_json=as_json)
             return
-    result = results.open_result(out)
+    result = open_whole(out)
     if head is not None and not as_json:
         if table is not None:
             raise RequestError(
@@ -298,9 +310,7 @@ def figures(
     if unknown := [kind for kind in asked if kind not in known]:
         raise RequestError(f"format: {unknown[0]!r} is not one of {', '.join(known)}")
 
-    from infodyn_interp import results
-
-    result = results.open_result(out)
+    result = open_whole(out)
     folder = (out if out.is_dir() else out.parent) / "fig"
     require_writable(folder)
     for file in draw_figures(result, folder, [known[kind] for kind in asked], heads, width, style):
@@ -310,10 +320,9 @@ def figures(
 @app.command()
 def report(out: Place) -> None:
     """Write a result as one HTML page, `report.html`, beside it: open it in a browser, send it to anyone."""
-    from infodyn_interp import results
     from infodyn_interp.report import write_report
 
-    result = results.open_result(out)
+    result = open_whole(out)
     folder = out if out.is_dir() else out.parent
     require_writable(folder)
     show_path("report", write_report(result, folder))
@@ -331,8 +340,10 @@ def demo(
     require_writable(out)
     texts = write_manual(out)
     asked = Run(model="demo", texts=texts, out=out, threads=threads, **DEMO)
-    result = run_study(asked, rows=ROWS, rest_is_reference=True)
+    then = partial(measure_after, asked, Measures(**DEMO_MEASURES))
+    run_study(asked, rows=ROWS, rest_is_reference=True, then=then)
     show_path("texts", texts)
+    result = open_whole(out)
     for file in draw_figures(result, out / "fig", ("pdf", "png")):
         show_path("figure", file)
     from infodyn_interp.report import write_report

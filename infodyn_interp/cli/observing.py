@@ -1,10 +1,11 @@
 """`infodyn observe`: replies of a model, or replies that came as texts, from request to printed result."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from infodyn_interp.cli.options import given, with_keys
 from infodyn_interp.cli.printing import show_json, show_lines, show_path, show_table
 from infodyn_interp.cli.requests import require_writable
 from infodyn_interp.cli.studies import taken
@@ -15,64 +16,32 @@ if TYPE_CHECKING:
     import xarray
 
 ROWS = 20
+OPENED = ("model", "revision", "trust_remote_code", "dtype", "device")  # keys of a run that open its model
 CLEAREST = ("q", "q_without", "p", "p_without")  # by these the table is sorted, smallest first
 
 
+@with_keys(Run, required=False, only=(*OPENED, "threads"))
+@with_keys(Observe, required=False, only=set(Observe.model_fields) - {"out"})
 def observe(
     out: Annotated[Path, typer.Option(help="Folder that receives result.nc.")],
-    model: Annotated[str | None, typer.Option(help="A name, a folder, a .gguf file, or demo.")] = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="JSONL with a field prompt, or text of one a line.")
-    ] = None,
     texts: Annotated[
         Path | None, typer.Option(help="Replies without a model: JSONL with prompt, and completion or text.")
     ] = None,
     inside: Annotated[Path | None, typer.Option(help="A finished sweep of the same weights.")] = None,
-    trials: Annotated[int, typer.Option(help="Replies to each prompt, at each temperature.")] = 12,
-    tokens: Annotated[int, typer.Option(help="Most tokens of a reply.")] = 128,
-    temperature: Annotated[str, typer.Option(help="One or several, as 0.7,1.0.")] = "1.0",
-    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens of this probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    chat: Annotated[bool, typer.Option("--chat", help="Put prompts into the model's chat template.")] = False,
-    field: Annotated[
-        str | None, typer.Option(help="JSONL field that holds the prompt, or the reply of texts.")
-    ] = None,
-    alpha: Annotated[float, typer.Option(help="Of the floating equilibrium, in (0, 1].")] = 0.1,
-    step: Annotated[str, typer.Option(help="token, sentence, or window:8.")] = "token",
-    embedder: Annotated[
-        str | None,
-        typer.Option(help="A sentence-transformers folder, package or name; own_unembedding by default."),
-    ] = None,
-    alphas: Annotated[
-        bool,
-        typer.Option("--sweep-alpha", help="Also other values of alpha, beside bands without structure."),
-    ] = False,
     nulls: Annotated[str, typer.Option(help="untrained, or none.")] = "untrained",
-    instantiation: Annotated[
-        bool,
-        typer.Option(
-            "--instantiation/--no-instantiation",
-            help="Also compare how freely trials differ with no prompt and in the chat template.",
-        ),
-    ] = False,
-    instantiation_tokens: Annotated[int, typer.Option(help="Of each of those trials.")] = 16,
-    micro_batch: Annotated[int, typer.Option(help="Replies in one forward.")] = 4,
-    dtype: Annotated[str, typer.Option(help="Of the model's weights.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; the best there is by default.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with a model.")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's own number by default.")] = None,
     rows: Annotated[int, typer.Option(min=0, help="Rows of couplings to print, 0 for all.")] = ROWS,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    **flags: Any,
 ) -> None:
     """Draw replies, follow them outside and inside, and say what of the inside shows."""
+    asked = given(flags)
+    if "sweep_alpha" in asked:
+        asked["alphas"] = asked.pop("sweep_alpha")
     if texts is not None:
-        for name, value in (("model", model), ("prompts", prompts), ("inside", inside)):
-            if value is not None:
+        for name, value in {"inside": inside, **asked}.items():
+            if name in ("model", "prompts", "inside") and value is not None:
                 raise RequestError(f"{name}: texts come without a model; leave --{name} or --texts out")
-        if embedder is None:
+        if "embedder" not in asked:
             raise RequestError(
                 "embedder: texts alone have no model whose unembedding could serve; give --embedder"
             )
@@ -80,45 +49,29 @@ def observe(
 
         from infodyn_interp import observing
 
-        result = observing.trace_texts(
-            texts, embedder, out=out, field=field, alpha=alpha, step=step, alphas=alphas
-        )
-    elif model is None or prompts is None:
+        taken_up = {key: asked[key] for key in ("field", "alpha", "step", "alphas") if key in asked}
+        result = observing.trace_texts(texts, asked["embedder"], out=out, **taken_up)
+    elif not {"model", "prompts"} <= asked.keys():
         raise RequestError("observe: give --model and --prompts, or --texts")
     else:
-        heats = _read_temperatures(temperature)
-        if not prompts.exists():
-            raise RequestError(f"prompts: {prompts} is not there")
+        if "temperature" in asked:
+            asked["temperature"] = _read_temperatures(asked["temperature"])
+        if not asked["prompts"].exists():
+            raise RequestError(f"prompts: {asked['prompts']} is not there")
         require_writable(out)
 
         from infodyn_interp import models, observing
         from infodyn_interp.cli.progress import Report
 
-        opened = models.open_model(
-            model, revision=revision, dtype=dtype, device=device, trust_remote_code=trust_remote_code
-        )
+        opening = {key: asked.pop(key) for key in OPENED if key in asked}
+        opened = models.open_model(opening.pop("model"), **opening)
         with Report() as report:
             result = observing.trace(
                 opened,
-                prompts,
+                **asked,
                 inside=inside,
                 out=out,
-                trials=trials,
-                tokens=tokens,
-                temperature=heats,
-                top_p=top_p,
-                seed=seed,
-                chat=chat,
-                field=field,
-                alpha=alpha,
-                step=step,
-                embedder=embedder,
-                alphas=alphas,
                 nulls=() if nulls == "none" else [name.strip() for name in nulls.split(",")],
-                instantiation=instantiation,
-                instantiation_tokens=instantiation_tokens,
-                micro_batch=micro_batch,
-                threads=threads,
                 progress=report,
             )
     show_observed(result, as_json=as_json, rows=rows)

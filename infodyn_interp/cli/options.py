@@ -1,21 +1,25 @@
-"""The flags of a run: one for every key of the run file, so that no key is declared twice."""
+"""The flags of a command: one for every key of the run file or of its tables, so that no key is declared twice."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, TypeVar
 
 import typer
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from infodyn_interp.run import Run, explain, flag_type
+from infodyn_interp.run import explain, flag_type
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def with_keys(*, required: bool, only: Collection[str] | None = None) -> Callable[[Command], Command]:
-    """Give a command that takes `**flags` one for each key of a run; `given` makes keys of them.
+def with_keys(
+    model: type[BaseModel], *, required: bool, only: Collection[str] | None = None
+) -> Callable[[Command], Command]:
+    """Give a command that takes `**flags` one for each key of a run or a table; `given` makes keys of them.
 
     Args:
+        model: `Run`, `Observe` or `Measures`; one after another where flags come from several.
         required: keys without a default must be given.
         only: these keys; all by default.
     """
@@ -26,7 +30,7 @@ def with_keys(*, required: bool, only: Collection[str] | None = None) -> Callabl
         ]
         first = [one for one in own if one.default is one.empty]
         last = [one.replace(kind=one.KEYWORD_ONLY) for one in own if one.default is not one.empty]
-        keys = {key: field for key, field in Run.model_fields.items() if only is None or key in only}
+        keys = {key: field for key, field in model.model_fields.items() if only is None or key in only}
         flags = [flag for key, field in keys.items() for flag in _flags(key, field, required)]
         command.__signature__ = inspect.Signature([*first, *flags, *last])  # type: ignore[attr-defined]
         return command

@@ -11,7 +11,7 @@ from infodyn_interp.cli.printing import show_json, show_lines, show_path, show_t
 from infodyn_interp.cli.requests import require_writable
 from infodyn_interp.cli.strips import show_strips
 from infodyn_interp.errors import RequestError
-from infodyn_interp.run import Run, list_layers
+from infodyn_interp.run import Measures, Run, list_layers
 
 if TYPE_CHECKING:
     import xarray
@@ -60,7 +60,8 @@ def run_study(
     as_json: bool = False,
     rest_is_reference: bool = False,
     redo_damaged: bool = False,
-) -> "xarray.DataTree":
+    then: Callable[..., None] | None = None,
+) -> None:
     """Sweep, save and print.
 
     Args:
@@ -68,6 +69,7 @@ def run_study(
         heads, rows, as_json: as on the command line.
         rest_is_reference: documents that are not fitted are all the reference's.
         redo_damaged: as in `sweep`.
+        then: called with the model and the texts, and `as_json` and `redo_damaged` by name.
     """
     before = require_ready(run)
 
@@ -82,7 +84,8 @@ def run_study(
     print_table(result, "verdicts", heads=heads, rows=rows, as_json=as_json, summarise=True)
     if not as_json:
         show_path("result", run.out / results.FILE)
-    return result
+    if then is not None:
+        then(arguments["model"], arguments["texts"], as_json=as_json, redo_damaged=redo_damaged)
 
 
 def plan_study(run: Run) -> "Forecast":
@@ -148,6 +151,19 @@ def open_run(
         texts = reading.read_texts(run.texts, opened.tokenizer, **how | {"reference_documents": rest})
     show_lines(texts.census.describe(), stderr=True)
     return opened, texts, layers
+
+
+def open_whole(place: Path) -> "xarray.DataTree":
+    """A result, that of a sweep with the measures that `infodyn run` put beside it.
+
+    Raises:
+        RequestError: nothing is there, or it is not a result.
+    """
+    from infodyn_interp import results
+
+    result = results.open_result(place)
+    beside = (place if place.is_dir() else place.parent) / Measures.folder
+    return results.join(result, results.open_result(beside)) if (beside / results.FILE).exists() else result
 
 
 def print_table(

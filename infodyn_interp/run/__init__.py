@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from infodyn_interp.errors import RequestError, brief
 from infodyn_interp.identify.nulls import NULLS
 from infodyn_interp.run.replies import Observe
+from infodyn_interp.run.tables import Table
+from infodyn_interp.run.trajectories import MANY, Measures
 from infodyn_interp.run.values import (
     Dtype,
     Heads,
@@ -26,11 +28,13 @@ from infodyn_interp.run.values import (
     bounded,
     choose_precisions,
     list_layers,
+    list_names,
     read_bytes,
 )
 from infodyn_interp.run.words import explain, flag_type, refuse
 
 __all__ = [
+    "Measures",
     "Observe",
     "Run",
     "choose_precisions",
@@ -38,9 +42,10 @@ __all__ = [
     "explain",
     "flag_type",
     "list_layers",
+    "list_names",
     "read",
     "read_bytes",
-    "read_replies",
+    "read_table",
 ]
 
 WHERE = {
@@ -49,8 +54,7 @@ WHERE = {
     "engine",
     "address",
 }  # it is computed and kept: nothing of a result depends on these
-TABLE = "observe"  # of a run file: what is done with a finished sweep
-MANY = 10_000  # layers: more than any model has
+Asked = TypeVar("Asked", bound=Table)
 
 
 class Run(BaseModel):
@@ -187,7 +191,8 @@ def read(file: str | os.PathLike[str], **flags: Any) -> Run:
     """
     folder, given = Path(file).parent, {key: value for key, value in flags.items() if value is not None}
     keys = _parse(Path(file))
-    keys.pop(TABLE, None)
+    for table in (Observe, Measures):
+        keys.pop(table.name, None)
     for key, located in (("texts", _locate), ("out", _locate), ("model", _model)):
         if isinstance(keys.get(key), str):
             keys[key] = located(keys[key], folder)
@@ -199,23 +204,23 @@ def read(file: str | os.PathLike[str], **flags: Any) -> Run:
         raise RequestError(f"{file}: {wrong}") from None
 
 
-def read_replies(file: str | os.PathLike[str]) -> Observe | None:
-    """The table `[observe]` of a run file, or None. Its relative paths start from the file's own folder.
+def read_table(file: str | os.PathLike[str], table: type[Asked]) -> Asked | None:
+    """A table of a run file, `Observe` or `Measures`, or None. Its relative paths start from the file's own folder.
 
     Raises:
-        RequestError: the file cannot be read, or the table does not describe replies.
+        RequestError: the file cannot be read, or the table does not describe what it is of.
     """
-    if (keys := _parse(Path(file)).get(TABLE)) is None:
+    if (keys := _parse(Path(file)).get(table.name)) is None:
         return None
     if not isinstance(keys, dict):
         raise RequestError(
-            f"{file}: {TABLE}: {brief(keys)} is no table; write its keys below a line [{TABLE}]"
+            f"{file}: {table.name}: {brief(keys)} is no table; write its keys below a line [{table.name}]"
         )
     for key, located in (("prompts", _locate), ("out", _locate), ("embedder", _model)):
         if isinstance(keys.get(key), str):
             keys[key] = located(keys[key], Path(file).parent)
     try:
-        return Observe(**keys)
+        return table(**keys)
     except RequestError as wrong:
         raise RequestError(f"{file}: {wrong}") from None
 

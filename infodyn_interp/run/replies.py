@@ -1,14 +1,12 @@
 """The table `[observe]` of a run file: replies that are drawn after the sweep, and read inside by it."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
-import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from infodyn_interp.errors import RequestError, brief
+from infodyn_interp.run.tables import Table
 from infodyn_interp.run.values import Place
-from infodyn_interp.run.words import refuse
 
 
 def _several(value: object) -> object:
@@ -22,17 +20,17 @@ def _several(value: object) -> object:
 Temperatures = Annotated[tuple[float, ...], BeforeValidator(_several)]
 
 
-class Observe(BaseModel):
+class Observe(Table):
     """Replies that follow a sweep; keys are named as the flags of `infodyn observe`.
 
-    The model, its revision, dtype, device and threads are those of the sweep, which stands for `inside`. The untrained
-    twin reads along where it is among the sweep's nulls.
+    The untrained twin reads along where it is among the sweep's nulls.
 
     Raises:
         RequestError: a key that there is not, one that is missing, or a value that it cannot have.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    name: ClassVar[str] = "observe"
+    folder: ClassVar[str] = "seen"
 
     prompts: Place = Field(description="JSONL with a field prompt, or text of one a line.")
     out: Place | None = Field(
@@ -41,7 +39,9 @@ class Observe(BaseModel):
     field: str | None = Field(None, description="JSONL field that holds the prompt; prompt by default.")
     trials: int = Field(12, ge=2, description="Replies to each prompt, at each temperature.")
     tokens: int = Field(128, ge=2, description="Most tokens of a reply.")
-    temperature: Temperatures = Field((1.0,), description="One or several, as [0.7, 1.0].")
+    temperature: Temperatures = Field(
+        (1.0,), description="One or several, as [0.7, 1.0]; as 0.7,1.0 for a flag."
+    )
     top_p: float = Field(1.0, gt=0, le=1, description="Draw from the likeliest tokens of this probability.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of everything random.")
     chat: bool = Field(False, description="Put prompts into the model's chat template.")
@@ -58,24 +58,3 @@ class Observe(BaseModel):
     )
     instantiation_tokens: int = Field(16, ge=2, description="Of each of those trials.")
     micro_batch: int = Field(4, ge=1, description="Replies in one forward.")
-
-    def __init__(self, **keys: Any) -> None:
-        try:
-            super().__init__(**keys)
-        except ValidationError as wrong:
-            raise RequestError(f"observe.{refuse(wrong, Observe.model_fields)}") from None
-
-    def as_toml(self) -> str:
-        """The table; keys without a value are left out."""
-        keys = {key: value for key, value in self if value is not None}
-        return tomli_w.dumps(
-            {"observe": {key: str(one) if isinstance(one, Path) else one for key, one in keys.items()}}
-        )
-
-    def place(self, sweep: Path) -> Path:
-        """Where the result goes.
-
-        Args:
-            sweep: folder of the sweep's.
-        """
-        return sweep / "seen" if self.out is None else self.out

@@ -68,7 +68,7 @@ def _layer_text(key: str, words: tuple[str, ...], value: object) -> object:
     return value
 
 
-def _listed(value: object) -> object:
+def list_names(value: object) -> object:
     """Names as a tuple, whether they come as a list or as `one,other`; `none` is an empty one."""
     if isinstance(value, str):
         return () if value == "none" else tuple(name.strip() for name in value.split(","))
@@ -76,12 +76,12 @@ def _listed(value: object) -> object:
 
 
 def _null_names(value: object) -> object:
-    names = NULLS if value == "all" else _listed(value)
+    names = NULLS if value == "all" else list_names(value)
     return choose_nulls(names) if isinstance(names, tuple) else names
 
 
 def _head_names(value: object) -> object:
-    names = _listed(value)
+    names = list_names(value)
     if not isinstance(names, tuple):
         return names
     for name in names:
@@ -105,7 +105,7 @@ def choose_precisions(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _precision_names(value: object) -> object:
-    names = _listed(value)
+    names = list_names(value)
     return choose_precisions(names) if isinstance(names, tuple) else names
 
 

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from infodyn_interp.errors import brief
-from infodyn_interp.identify.nulls import NULLS
+from infodyn_interp.identify.nulls import NULLS, TWINS
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 LIST = "a list of names, or text such as one,other"
 BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
-DEFAULTS = {NULLS: "all", (): "none", 1 / 3: "a third"}
+DEFAULTS = {NULLS: "all", TWINS: ",".join(TWINS), (): "none", 1 / 3: "a third"}
 
 
 def explain(key: FieldInfo) -> str:
