@@ -66,7 +66,7 @@ DEMO = {
     "nulls": ("untrained", "shuffled_tokens", "permuted_queries", "swapped_documents"),
 }
 # Two measures of four layers beside one null: a minute more.
-DEMO_MEASURES = {
+DEMO_MEASURES: dict[str, Any] = {
     "measures": ("fidelity", "jumps"),
     "layers": "0,10,20,29",
     "nulls": ("untrained",),
