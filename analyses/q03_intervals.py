@@ -28,6 +28,7 @@ HERE, WINDOW = Path(__file__).parent, 64
 TRACK = World({"key_effects": 0.1, "track": 0.1}, ("track",))
 PLANTED = WIDTHS.index(0.4) * len(TAUS) + TAUS.index(2.0)
 RHOS = (0.3, 0.6, 0.9)
+SIZES = (8, 16, 32)  # documents; those that the table holds already are not drawn again
 
 
 def vocabulary() -> np.random.Generator:
@@ -86,10 +87,13 @@ def main() -> None:
     ask.add_argument("--draws", type=int, default=2000)
     ask.add_argument("--processes", type=int, default=1)
     asked = ask.parse_args()
-    (HERE / "data").mkdir(exist_ok=True)
-    rows = []
+    file = HERE / "data" / "intervals.csv"
+    file.parent.mkdir(exist_ok=True)
+    rows = pd.read_csv(file).to_dict("records") if file.exists() else []
+    done = {row["documents"] for row in rows if row["draws"] == asked.draws}
     with ProcessPoolExecutor(asked.processes, get_context("spawn")) as pool:
-        for documents in (8, 16, 32):
+        for documents in (size for size in SIZES if size not in done):
+            rows = [row for row in rows if row["documents"] != documents]
             drawn = list(pool.map(partial(one_draw, documents), range(asked.draws), chunksize=20))
             for name in dict.fromkeys(name for one in drawn for name in one):
                 found = np.array([one[name] for one in drawn if name in one])
@@ -99,8 +103,8 @@ def main() -> None:
                     {"documents": documents, "what": name, "draws": len(found), "covered": covered.mean()}
                 )
             table = pd.DataFrame(rows)
-            table.round(4).to_csv(HERE / "data" / "intervals.csv", index=False)
-    print(table.to_string(index=False))
+            table.round(4).to_csv(file, index=False)
+    print(pd.read_csv(file).to_string(index=False))
 
 
 if __name__ == "__main__":
