@@ -332,6 +332,7 @@ def test_every_panel_of_curves_names_two_ticks_however_far_it_reaches(factor: fl
     measured["maps"] = xarray.DataTree(curves.assign(verdict=measured["maps"]["verdict"]))
     for ax in figures.map_curves(measured).axes:
         low, high = ax.get_ylim()
+        ax.get_yticklabels()  # ticks are placed and named when they are asked for
         named = [tick for tick in ax.yaxis.get_major_ticks() if low <= tick.get_loc() <= high]
         assert len(named) >= 2, ax.get_title("left")
         assert all(tick.label1.get_text() for tick in named)

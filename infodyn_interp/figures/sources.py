@@ -59,7 +59,7 @@ def unfinished(result: xarray.DataTree, width: str = "column", style: str = "pap
             "o",
             color=DARK,
             markersize=points(2.6),
-            label="one that follows",
+            label="it follows",
             gid="found",
         )
         for line in (-least, least):
@@ -84,7 +84,6 @@ def unfinished(result: xarray.DataTree, width: str = "column", style: str = "pap
 
 def _told(nulls: list[str]) -> str:
     if not nulls:
-        return "No null was read."
-    return (
-        f"Lines: the middle 90 % of heads of {' and of '.join(null.replace('_', ' ') for null in nulls[:2])}."
-    )
+        return "No nulls drawn: none was read."
+    of = " and of ".join(null.replace("_", " ") for null in nulls[:2])
+    return f"Nulls drawn: lines between which the middle 90 % of heads of {of} lie."

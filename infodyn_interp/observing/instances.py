@@ -179,8 +179,12 @@ def compare(
     )
     # all prompts, as the group above has them: empty where one is left out
     every = by_prompt.where(kept).assign_attrs(out["by_prompt"].attrs)
-    return out.assign(by_prompt=every, trials=trials).assign_attrs(
-        tokens=next(iter(tokens.values()))[0].shape[-1],
-        prompts_left_out=int((~kept).sum()),
-        states="attention input of each layer, raw units",
+    return (
+        out.drop_vars("by_prompt")
+        .assign(by_prompt=every, trials=trials)
+        .assign_attrs(
+            tokens=next(iter(tokens.values()))[0].shape[-1],
+            prompts_left_out=int((~kept).sum()),
+            states="attention input of each layer, raw units",
+        )
     )
