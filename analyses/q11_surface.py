@@ -46,10 +46,10 @@ def draw_reference(ax: Axes, data: xarray.Dataset, name: str) -> None:
     seaborn.despine(ax=ax)
 
 
-@print_settings()
+@print_settings("paper")
 def draw(results: dict[str, xarray.Dataset], table: pd.DataFrame, about: dict[str, object]) -> Plate:
     """A panel a reference."""
-    plate, axes = new_plate(len(results), 1, 1.1, "column", words=0.7)
+    plate, axes = new_plate(len(results), 1, 1.1, "column", "paper", words=0.7)
     for ax, (name, data) in zip(axes, results.items(), strict=True):
         draw_reference(ax, data, name)
     axes[0].set_xlabel("")

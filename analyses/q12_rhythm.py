@@ -14,10 +14,10 @@ from infodyn_interp.figures.plates import Plate, new_plate, print_settings
 TERM = "rhythm"
 
 
-@print_settings()
+@print_settings("paper")
 def draw(result: xarray.DataTree, said: str, nulls: list[str]) -> Plate:
     """Gains beside nulls, above verdicts."""
-    plate, (above, below) = new_plate(2, 1, 1.25, "column", words=0.8, sharey=False)
+    plate, (above, below) = new_plate(2, 1, 1.25, "column", "paper", words=0.8, sharey=False)
     draw_gains(above, result, TERM)
     above.set_ylabel("gain (share of variance)")
     draw_verdicts(below, result["verdicts"].to_dataset()["verdict"].sel(term=TERM))

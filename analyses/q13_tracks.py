@@ -59,10 +59,10 @@ def draw_limits(ax: Axes, limits: xarray.DataArray, small: float) -> None:
     seaborn.despine(ax=ax)
 
 
-@print_settings()
+@print_settings("paper")
 def draw(result: xarray.DataTree, signs: xarray.DataArray, said: str, nulls: list[str]) -> Plate:
     """Gains beside nulls, signs, limits and verdicts."""
-    plate, axes = new_plate(4, 1, 0.85, "column", words=0.9, sharey=False)
+    plate, axes = new_plate(4, 1, 0.85, "column", "paper", words=0.9, sharey=False)
     draw_gains(axes[0], result, TERM)
     axes[0].set_ylabel("gain (share)")
     axes[0].axhline(threshold(result, "least_gain"), color=RULE, linewidth=0.6, linestyle=(0, (1, 1)))

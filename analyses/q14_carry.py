@@ -66,11 +66,11 @@ def draw_heads(ax: Axes, values: xarray.DataArray, found: np.ndarray, colour: st
             ax.scatter(x[kept], row[kept], s=4, color=ink, linewidths=0, zorder=3)
 
 
-@print_settings()
+@print_settings("paper")
 def draw(result: xarray.DataTree, found: xarray.Dataset) -> Plate:
     """Four panels: beside nulls, beyond leading components, in other precisions, after residuals."""
     plate, (beside, beyond, cut, after) = new_plate(
-        2, 2, 1.2, "column", words=0.75, sharex=False, sharey=False
+        2, 2, 1.2, "column", "paper", words=0.75, sharex=False, sharey=False
     )
     verdicts = result["verdicts"].to_dataset().sel(term="carry")
     beside.plot(found["gain"].median("head").values, color="black", linewidth=1.2, zorder=6)

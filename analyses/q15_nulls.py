@@ -42,11 +42,11 @@ def count(result: xarray.DataTree) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@print_settings()
+@print_settings("paper")
 def draw(result: xarray.DataTree, table: pd.DataFrame) -> Plate:
     """A bar a term and null, by verdict; a mark for what of the model's survives every null."""
     shown = table[table["null"].isin(("trained", *WITH_VERDICTS))].reset_index(drop=True)
-    plate, (ax,) = new_plate(1, 1, 0.125 * len(shown), "column", words=0.8)
+    plate, (ax,) = new_plate(1, 1, 0.125 * len(shown), "column", "paper", words=0.8)
     first = (shown["term"] != shown["term"].shift()).cumsum() - 1
     place = np.arange(len(shown)) + 0.7 * first.values
     left = np.zeros(len(shown))

@@ -79,11 +79,11 @@ def draw_laws(ax: Axes, table: pd.DataFrame) -> None:
     seaborn.despine(ax=ax)
 
 
-@print_settings()
+@print_settings("paper")
 def draw(result: xarray.DataTree, table: pd.DataFrame) -> Plate:
     """Curves of the model, above laws of the model and its nulls."""
     details = result["jumps"]["trained"].to_dataset()
-    plate, (curves, laws) = new_plate(2, 1, 1.1, "column", words=0.9, sharex=False, sharey=False)
+    plate, (curves, laws) = new_plate(2, 1, 1.1, "column", "paper", words=0.9, sharex=False, sharey=False)
     draw_curves(curves, details)
     draw_laws(laws, table)
     parts = [

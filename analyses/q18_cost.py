@@ -44,10 +44,10 @@ def tabulate(measured: Mapping[str, float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@print_settings()
+@print_settings("paper")
 def draw(table: pd.DataFrame, measured: Mapping[str, float]) -> Plate:
     """A bar a row."""
-    plate, (ax,) = new_plate(1, 1, 0.17 * len(table), "column", words=0.4)
+    plate, (ax,) = new_plate(1, 1, 0.17 * len(table), "column", "paper", words=0.4)
     of_sweep = [ROWS[name][1] for name in table["pass"]]
     bars = ax.barh(
         [ROWS[name][0] for name in table["pass"]],

@@ -325,6 +325,7 @@ def test_a_comparison_is_printed_saved_opened_and_drawn(runs, tmp_path, capsys):
     assert {path.name for path in (out / "fig").iterdir()} == {
         "comparison.pdf",
         "comparison.png",
+        "comparison.tex",
         "comparison.txt",
     }
     assert main(["show", str(out), "--json"]) == 0

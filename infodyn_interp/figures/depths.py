@@ -56,7 +56,7 @@ def fidelity(result: xarray.DataTree, width: str = "column", style: str = "paper
     """
     data = find_group(result, "fidelity", "kl")
     lenses = [str(lens) for lens in data["lens"].values]
-    plate, axes = new_panels(len(lenses), 2, 1.3, width, style, in_column=2, words=0.7)
+    plate, axes = new_panels(len(lenses), 2, 1.3, width, style, in_column=2, words=0.5)
     for ax, lens in zip(axes, lenses, strict=True):
         _draw(ax, data, "kl", lens=lens)
         level = float(data["kl_unigram"].sel(null="trained"))
@@ -91,7 +91,7 @@ def exponents(result: xarray.DataTree, width: str = "column", style: str = "pape
     """
     data = find_group(result, "stability", "rate").isel(vector=0)
     kinds = [str(kind) for kind in data["geometry"].values]
-    plate, axes = new_panels(len(kinds), 2, 1.3, width, style, in_column=2, words=0.7)
+    plate, axes = new_panels(len(kinds), 2, 1.3, width, style, in_column=2, words=0.5)
     for ax, kind in zip(axes, kinds, strict=True):
         ax.axhline(0, color=RULE, linewidth=points(0.6), zorder=1)
         _draw(ax, data, "rate", geometry=kind)
@@ -167,7 +167,8 @@ def transfer(result: xarray.DataTree, width: str = "column", style: str = "paper
         ax.set_title(null.replace("_", " "))
         name_ticks(ax.xaxis, "energies of layer", layers, 0)
         name_ticks(ax.yaxis, "fields of layer", layers, 0)
-    plate.colorbar(image, ax=axes, label="share explained, held out", fraction=0.05)
+    bar = plate.colorbar(image, ax=axes, label="share explained, held out", fraction=0.05)
+    bar.set_ticks([tick for tick in MaxNLocator(4).tick_values(0, top) if tick <= top])
     away = ~np.eye(len(layers), dtype=bool)
     said = (
         f"{null} {np.nanmedian(values[~away]):.2g} at its own layer, {np.nanmedian(values[away]):.2g} elsewhere"

@@ -58,7 +58,7 @@ def instantiation(
     layers = found["layer"].values
     layer = int(layers[len(layers) // 2]) if layer is None else layer
     if layer not in layers:
-        raise RequestError(f"layer: {layer} asked, the instantiation has {span(layers)}")
+        raise RequestError(f"layer: {layer} asked, the instantiation has {span(layers.tolist())}")
     statistics = [str(name) for name in found["statistic"].values]
     plate, axes = new_plate(2, len(statistics), 1.05, width, style, words=0.75, sharex=False, sharey=False)
     for column, name in enumerate(statistics):

@@ -51,7 +51,7 @@ def carry_ladder(
         )
         outside += _draw_ranges(ax, chosen, ratio)
         if lower == state:
-            ax.axhline(bar, color=WARM, linewidth=points(1.1), zorder=1, gid="bar")
+            ax.axhline(bar, color=WARM, linewidth=points(1.3), linestyle=(0, (1, 1)), zorder=1, gid="bar")
         ax.set_title(f"rank {upper} over rank {lower}")
     axes[0].set_ylim(0, min(1.08 * max(ax.dataLim.y1 for ax in axes), HIGHEST))
     axes[0].set_yticks([0, 0.5, 1, 1.5][: 4 if axes[0].get_ylim()[1] > 1.5 else 3])
@@ -62,7 +62,7 @@ def carry_ladder(
         "What is left of the carry-over's sill when the nuisance's bilinear block takes more components of the "
         "states: sill at the first rank over sill at the second (share, no unit). Dot: "
         f"{'median over the heads of a layer; line: their range' if heads is None else 'a head'}. No intervals.",
-        f"Orange line: the ratio {bar:g} below which a verdict is CONFOUNDED with query autocorrelation."
+        f"Dotted orange line: the ratio {bar:g} below which a verdict is CONFOUNDED with query autocorrelation."
         if pairs[-1][1] == state
         else "",
         f"Left out: {int((~seen).sum())} of {len(seen)} heads, with a sill below {least:g} of their energy variance; "

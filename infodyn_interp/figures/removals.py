@@ -134,7 +134,7 @@ def _draw(ax: Axes, data: xarray.Dataset, name: str, places: np.ndarray, colour:
     ax.scatter(
         middle[known],
         places[known],
-        s=area(18 if large else 5),
+        s=area(18 if large else 4.4),
         color=colour if large else ".35",
         edgecolor="black" if large else "none",
         linewidths=points(0.5) if large else 0,
