@@ -5,6 +5,7 @@
 The passes are gone through once; then the stage `reduce` alone is timed, with as many threads as there are cores.
 """
 
+import argparse
 import os
 import time
 from dataclasses import replace
@@ -35,6 +36,7 @@ def seconds_of(gathered: sweeping.Gathered, settings: sweeping.Settings, model: 
 
 def main() -> None:
     """Gather, time, print, write."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(THREADS)
     model = models.open_model("demo")
     read = texts.read_texts(
