@@ -7,12 +7,12 @@ Each head's own fitted term of that kind is taken out first. Writes analyses/dat
 
 import argparse
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import numpy as np
 import pandas as pd
+from study import read_manual
 
-from infodyn_interp import identify, models, planted, sweeping, texts
+from infodyn_interp import identify, planted, sweeping
 from infodyn_interp.hooks import bent_scores, check
 from infodyn_interp.identify.limits import detection_limits
 
@@ -23,15 +23,7 @@ LAYERS, SHARE, WINDOWS = (3, 10, 20), 0.10, 2
 def main() -> None:
     """Sweep clean, plant each term in each layer, sweep again, and once more with the planted term taken back."""
     argparse.ArgumentParser(description=__doc__).parse_args()
-    model = models.open_model("demo")
-    read = texts.read_texts(
-        list(topics.values()),
-        model.tokenizer,
-        window=256,
-        documents=24,
-        reference_documents=20,
-        windows_per_document=WINDOWS,
-    )
+    model, read = read_manual(windows_per_document=WINDOWS)
     checked = check(model, next(read.batches(4)))
     clean = sweeping.sweep(model, read, layers=LAYERS, nulls=(), limits=())
     rows = []

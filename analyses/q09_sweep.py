@@ -12,10 +12,10 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import pandas as pd
 import torch
+from study import read_manual
 
 from infodyn_interp import models, sweeping, texts
 from infodyn_interp.costing.bench import Bench, time_rows
@@ -27,16 +27,7 @@ BATCH, WINDOW, REPEATS, THREADS = 4, 256, 3, os.cpu_count() or 1
 def opened() -> tuple[models.Model, texts.Texts]:
     """The demo model and 24 documents of the running Python's own manual."""
     torch.set_num_threads(THREADS)
-    model = models.open_model("demo")
-    read = texts.read_texts(
-        list(topics.values()),
-        model.tokenizer,
-        window=WINDOW,
-        documents=24,
-        reference_documents=20,
-        reference_windows_per_document=2,
-    )
-    return model, read
+    return read_manual(window=WINDOW, reference_windows_per_document=2)
 
 
 def peak_mib() -> float:

@@ -10,12 +10,12 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import pandas as pd
 import torch
+from study import read_manual
 
-from infodyn_interp import models, reducing, sweeping, texts
+from infodyn_interp import models, reducing, sweeping
 
 HERE = Path(__file__).parent
 THREADS = os.cpu_count() or 1
@@ -38,16 +38,7 @@ def main() -> None:
     """Gather, time, print, write."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(THREADS)
-    model = models.open_model("demo")
-    read = texts.read_texts(
-        list(topics.values()),
-        model.tokenizer,
-        window=256,
-        documents=24,
-        windows_per_document=1,
-        reference_documents=20,
-        reference_windows_per_document=2,
-    )
+    model, read = read_manual(windows_per_document=1, reference_windows_per_document=2)
     layers = tuple(range(model.layers))
     settings = sweeping.Settings(layers, limits=layers, nulls=("permuted_queries", "swapped_documents"))
     gathered = sweeping.gather(model, read, settings)

@@ -8,6 +8,7 @@ Whichever question comes first makes it, as `make demo` does.
 import argparse
 import json
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -51,6 +52,17 @@ def open_demo(folder: Path) -> "tuple[Model, Texts]":
     model = idi.open_model("demo", dtype=told["dtype"])
     how = {key: told[key] for key in READS if key not in ("revision", "dtype", "seed") and key in told}
     return model, idi.read_texts(folder / "topics.jsonl", model.tokenizer, **how)
+
+
+def read_manual(**how: Any) -> "tuple[Model, Texts]":
+    """The demo model, and 24 documents of the running Python's own manual beside 20 of the reference.
+
+    Keywords are those of `idi.read_texts`.
+    """
+    model = idi.open_model("demo")
+    texts = list(topics.values())
+    sizes = {"window": 256, "documents": 24, "reference_documents": 20}
+    return model, idi.read_texts(texts, model.tokenizer, **sizes | how)
 
 
 def sweep(name: str, model: "Model", texts: "Texts", **how: Any) -> xarray.DataTree:

@@ -24,7 +24,7 @@ READS = (
     "documents", "reference_documents", "seed",
 )  # fmt: skip
 KEYS = {"model", "texts", "out", "trust_remote_code", "device", "threads", *READS}
-OWN = ("measures", "fit_tokens", "walked", "ridge")  # keys that no sweep has
+OWN = Measures.model_fields.keys() - Run.model_fields.keys()  # that no sweep has
 
 
 def run_measures(keys: dict[str, Any], *, inside: Path | None, as_json: bool, redo_damaged: bool) -> None:

@@ -6,12 +6,13 @@ documents, and the realised path is ranked among exchangeable trials of its prom
 its own increments in random order: these keep both ends and the kinetic action.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
 import xarray
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from infodyn_interp.energy.fitting import Estimate
 from infodyn_interp.errors import RequestError
@@ -175,16 +176,23 @@ def settle_depth(
     return np.asarray(top.shape[-1] - (top == final[..., None])[..., ::-1].cumprod(-1).sum(-1))
 
 
+def split_folds(
+    path: Float[np.ndarray, "document step direction"],
+) -> Iterator[tuple[Bool[np.ndarray, " document"], Float[np.ndarray, "rest step direction"]]]:
+    """Each fold of documents, and the paths of all others, which its laws come from."""
+    fold = np.arange(len(path)) % min(FOLDS, len(path))
+    for one in range(fold.max() + 1):
+        yield fold == one, path[fold != one]
+
+
 def _held_out(
     path: Float[np.ndarray, "document step direction"],
     every: Float[np.ndarray, "document path step direction"],
 ) -> tuple[Float[np.ndarray, "kind document path"], tuple[float, float]]:
     """Actions by potential and drift of other folds, and the shares of accelerations and steps these tell there."""
-    fold = np.arange(len(path)) % min(FOLDS, len(path))
     action = np.empty((len(KINDS), *every.shape[:2]))
     squares = np.zeros((2, 2))
-    for one in range(fold.max() + 1):
-        mine, rest = fold == one, path[fold != one]
+    for mine, rest in split_folds(path):
         well, drift = fit_well(rest), fit_drift(rest)
         action[0, mine] = lagrangian_action(every[mine], np.zeros(every[mine].shape[:-1]))
         action[1, mine] = lagrangian_action(every[mine], well(every[mine]))

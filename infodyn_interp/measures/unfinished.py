@@ -13,7 +13,7 @@ from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import Layer, read_out
 from infodyn_interp.identify.interference import LEAST_DOCUMENTS, LEAST_SLOPE, Sizes, regress_innovations
 from infodyn_interp.identify.verdict import DISCOVERY, discoveries
-from infodyn_interp.measures.action import FOLDS, fit_drift
+from infodyn_interp.measures.action import fit_drift, split_folds
 from infodyn_interp.measures.choices import FUNCTIONALS
 from infodyn_interp.measures.fits import Fitted, Reading
 from infodyn_interp.measures.paths import state_paths
@@ -134,14 +134,12 @@ def left_by_steps(
     `helpful`: its Onsager-Machlup action, nats, all of it an excess, since to follow the drift takes none. `harmless`:
     the quadratic form after it over the form before, above 1 where it rises.
     """
-    fold = np.arange(len(path)) % min(FOLDS, len(path))
     left = {name: np.full(path.shape[:2], np.nan) for name in FUNCTIONALS[:2]}
-    for one in range(fold.max() + 1 if len(path) > 1 else 0):
-        mine, rest = path[fold == one], path[fold != one]
-        steps = np.stack([mine[:, :-1], mine[:, 1:]], 2)
-        form = quadratic_form(mine, Dynamics.fit(rest))
-        left["helpful"][fold == one, 1:] = fit_drift(rest).action(steps)
-        left["harmless"][fold == one, 1:] = form[:, 1:] / form[:, :-1]
+    for mine, rest in split_folds(path) if len(path) > 1 else ():
+        here = path[mine]
+        form = quadratic_form(here, Dynamics.fit(rest))
+        left["helpful"][mine, 1:] = fit_drift(rest).action(np.stack([here[:, :-1], here[:, 1:]], 2))
+        left["harmless"][mine, 1:] = form[:, 1:] / form[:, :-1]
     return left
 
 

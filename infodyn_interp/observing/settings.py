@@ -17,7 +17,7 @@ from infodyn_interp.observe.prompts import Prompt, encode_prompts, read_prompts
 from infodyn_interp.observe.sampling import Drawing
 from infodyn_interp.observe.steps import parse_step
 from infodyn_interp.observing.instances import Instances
-from infodyn_interp.sweeping.keeping import FOLDER, Kept
+from infodyn_interp.sweeping.keeping import Kept
 from infodyn_interp.sweeping.plans import STUDY
 
 UNTRAINED = "untrained"
@@ -91,10 +91,7 @@ class Sweep:
                 " name a sweep of this model in this dtype"
             )
         told, digest = json.loads(result.attrs["run"]), str(result.attrs["run_digest"])
-        if not Kept.is_there(place, STUDY):
-            raise RequestError(
-                f"inside: {place / FOLDER} is not there; sweep again, which leaves it beside the result"
-            )
+        Kept.require_study(place)
         for null in nulls:
             if not Kept.is_there(place, null):
                 raise RequestError(

@@ -125,6 +125,18 @@ class Kept:
         """Whether anything was kept of a part."""
         return (out / FOLDER / f"{name}.npz").exists()
 
+    @classmethod
+    def require_study(cls, folder: Path) -> None:
+        """Refuse a sweep that left no terms of its model.
+
+        Raises:
+            RequestError: they are not beside the result.
+        """
+        if not cls.is_there(folder, STUDY):
+            raise RequestError(
+                f"inside: {folder / FOLDER} is not there; sweep again, which leaves it beside the result"
+            )
+
     @cached_property
     def terms(self) -> dict[int, Terms]:
         """By layer."""

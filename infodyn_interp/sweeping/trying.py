@@ -26,7 +26,7 @@ from infodyn_interp.identify.swaps import BLOCK
 from infodyn_interp.models import Model
 from infodyn_interp.reducing.labels import GRID, interval, label, of_layers
 from infodyn_interp.results import span
-from infodyn_interp.sweeping.keeping import FOLDER
+from infodyn_interp.sweeping.keeping import Kept
 from infodyn_interp.sweeping.passes import Pass, Study
 from infodyn_interp.sweeping.plans import STUDY
 from infodyn_interp.sweeping.trails import Frozen
@@ -70,10 +70,7 @@ def try_column(
             not finite or the same for all keys of every query, which softmax does not see.
     """
     frozen, place = Frozen.open(Path(inside), model, texts), Path(inside)
-    if STUDY not in frozen.kept:
-        raise RequestError(
-            f"inside: {place / FOLDER} is not there; sweep again, which leaves it beside the result"
-        )
+    Kept.require_study(place if place.is_dir() else place.parent)
     kept = frozen.kept[STUDY]
     chosen = kept.layers if layers is None else tuple(layers)
     if missing := [layer for layer in chosen if layer not in kept.layers]:
