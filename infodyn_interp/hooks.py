@@ -24,11 +24,38 @@ PATTERN_BOUND_HALF = 1e-2
 LOGIT_BOUND = 1e-3  # of the logit scale, to the module's own attention
 LOGIT_BOUND_HALF = 1e-2  # half precision rounds at 4e-3
 ZERO_BOUND = 1e-3  # share of visible pairs whose probability underflowed, where scores come from the pattern
+FACTOR_BOUND = 1e-5  # of the largest |score|: what scores may differ by from scaled queries and keys
 CHECKED_QUERIES = 512  # whose patterns are compared at once
 CHECKED_WINDOWS = 2  # full logits of a whole batch would be the largest array of a run
 
 ALWAYS = ("scores", "attention_input")
 ON_REQUEST = ("pattern", "values", "residual_in", "residual_out", "mlp_in", "mlp_out")
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Scores that are products of queries and keys, made where they are asked for; what no query sees is not masked.
+
+    Indexed as their array: by windows, which gives their factors, or by `[:, :, queries]` and `[:, :, queries, keys]`,
+    which gives scores. Seldom is all of an array wanted: half of it is masked, and a stride of queries leaves out more.
+
+    Args:
+        queries: as they meet the keys, scaled.
+        keys: a key-value head's, shared by as many heads as there are more queries.
+    """
+
+    queries: Float[Tensor, "window head query head_direction"]
+    keys: Float[Tensor, "window group key head_direction"]
+
+    def __getitem__(self, place: Any) -> Any:
+        if not isinstance(place, tuple):
+            return Factors(self.queries[place], self.keys[place])
+        queries, keys = self.queries[:, :, place[2]], self.keys[(slice(None), slice(None), *place[3:])]
+        scores = queries.reshape(*keys.shape[:2], -1, keys.shape[-1]) @ keys.mT
+        return scores.view(*queries.shape[:3], -1)
+
+
+Scores = Tensor | Factors  # `[window, head, query, key]`, in nats
 
 
 @dataclass(frozen=True)
@@ -42,6 +69,7 @@ class Layer:
         attention_input: what the attention module itself receives (after the norm, where the norm comes first).
         look_again: scores of this attention module on other states `[window, key, direction]` at the same positions,
             by the module itself: rotations, biases, norms, soft caps and grouped heads included.
+        factor_again: the same up to rounding, as factors where the check found the scores to be a product of them.
         pattern: weights on the values; `values` has one row a key-value head.
         residual_in, residual_out, mlp_in, mlp_out: the stream before and after the block, and what its MLP reads and
             adds.
@@ -52,6 +80,7 @@ class Layer:
     mask: Bool[Tensor, "query key"]
     attention_input: Float[Tensor, "window key direction"]
     look_again: Callable[[Tensor], Tensor]
+    factor_again: Callable[[Tensor], Scores]
     pattern: Float[Tensor, "window head query key"] | None = None
     values: Float[Tensor, "window key group head_direction"] | None = None
     residual_in: Float[Tensor, "window key direction"] | None = None
@@ -69,6 +98,8 @@ class Checked:
         score_source: by layer, `scores` (the hook carries logits) or `log_pattern` (it does not; exact, since
             energies are defined up to a row constant).
         reach: by layer, keys a query can see, itself included, where that is less than the window.
+        score_scale: by layer, what products of rotated queries and keys are multiplied by to give the scores; None
+            where they give something else, or are rounded to half precision.
         pattern_difference: by layer, max |softmax(scores) - pattern|; 0 where scores come from the pattern.
         logit_difference: max |logits - the module's own|, over `logit_scale`, the largest |logit|.
         zero_share: largest share of visible pairs whose probability underflowed to 0, over `log_pattern` layers.
@@ -77,6 +108,7 @@ class Checked:
     window: int
     score_source: tuple[str, ...]
     reach: tuple[int | None, ...]
+    score_scale: tuple[float | None, ...]
     pattern_difference: tuple[float, ...]
     logit_difference: float
     logit_scale: float
@@ -162,7 +194,7 @@ def check(model: Model, batch: Batch) -> Checked:
     tokens, _ = _tokens(batch, model)
     tokens = tokens[:CHECKED_WINDOWS]
     half = model.dtype not in (torch.float32, torch.float64)
-    found: dict[int, tuple[str, int | None, float, float]] = {}
+    found: dict[int, _Compared] = {}
     with torch.inference_mode(), ExitStack() as stack:
         for layer in range(model.layers):
             stack.enter_context(
@@ -186,12 +218,13 @@ def check(model: Model, batch: Batch) -> Checked:
     rows = [found[layer] for layer in range(model.layers)]
     return Checked(
         window=tokens.shape[1],
-        score_source=tuple(row[0] for row in rows),
-        reach=tuple(row[1] for row in rows),
-        pattern_difference=tuple(row[2] for row in rows),
+        score_source=tuple(row.score_source for row in rows),
+        reach=tuple(row.reach for row in rows),
+        score_scale=tuple(row.score_scale for row in rows),
+        pattern_difference=tuple(row.pattern_difference for row in rows),
         logit_difference=difference,
         logit_scale=scale,
-        zero_share=max(row[3] for row in rows),
+        zero_share=max(row.zero_share for row in rows),
     )
 
 
@@ -296,6 +329,7 @@ class _Reader:
         self._block = model.bridge.blocks[layer]
         self._layer, self._wants, self._crop, self._visit = layer, wants, crop, visit
         self._from_pattern = checked.score_source[layer] == "log_pattern"
+        self._scale = checked.score_scale[layer]
         self._mask = causal_mask(crop.length, checked.reach[layer], model.device)
         self._dtype, self._device, self._head_width = model.dtype, model.device, model.head_width
         self._seen: dict[str, Tensor] = {}
@@ -373,7 +407,14 @@ class _Reader:
         if "values" in seen and seen["values"].ndim == 3:
             seen["values"] = seen["values"].unflatten(-1, (-1, self._head_width))
         self._visit(
-            Layer(index=self._layer, scores=scores, mask=self._mask, look_again=self._look_again, **seen)
+            Layer(
+                index=self._layer,
+                scores=scores,
+                mask=self._mask,
+                look_again=self._look_again,
+                factor_again=self._factor_again,
+                **seen,
+            )
         )
         self._call = None
 
@@ -383,6 +424,21 @@ class _Reader:
     def _look_again(
         self, states: Float[Tensor, "window key direction"]
     ) -> Float[Tensor, "window head query key"]:
+        attention = self._block.attn
+        point = attention.hook_pattern if self._from_pattern else attention.hook_attn_scores
+        (scores,) = self._again(states, point)
+        return self._scores(self._crop(scores.to(self._device), 2, 3))
+
+    def _factor_again(self, states: Float[Tensor, "window key direction"]) -> Scores:
+        if self._scale is None:
+            return self._look_again(states)
+        attention = self._block.attn
+        found = self._again(states, attention.hook_rot_q, attention.hook_rot_k)
+        queries, keys = (self._crop(one.to(self._device), 2) for one in found)
+        return Factors(queries * self._scale, keys)
+
+    def _again(self, states: Float[Tensor, "window key direction"], *points: nn.Module) -> list[Tensor]:
+        """What passes some points, in that order, when the attention module reads other states; it ends at the last."""
         if self._call is None:
             raise RunError("look_again is only alive while its layer is visited")
         if self._crop.length != self._crop.padded:
@@ -400,23 +456,26 @@ class _Reader:
 
         def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             found.append(output)
-            raise _Stop
+            if len(found) == len(points):
+                raise _Stop
 
         attention = self._block.attn
-        point = attention.hook_pattern if self._from_pattern else attention.hook_attn_scores
         self._looking = True
         try:
-            with _only(point._forward_hooks, keep), _only(attention._forward_pre_hooks):
+            with ExitStack() as stack:
+                for point in points:
+                    stack.enter_context(_only(point._forward_hooks, keep))
+                stack.enter_context(_only(attention._forward_pre_hooks))
                 attention(*args, **kwargs)
         except _Stop:
             pass
         finally:
             self._looking = False
-        if len(found) != 1:
+        if len(found) != len(points):
             raise RunError(
-                f"layer {self._layer}: the second look saw {len(found)} score arrays where it expects one"
+                f"layer {self._layer}: the second look saw {len(found)} arrays where it expects {len(points)}"
             )
-        return self._scores(self._crop(found[0].to(self._device), 2, 3))
+        return found
 
     def finish(self) -> None:
         """Every declared hook must have fired exactly once."""
@@ -677,36 +736,55 @@ def log_pattern(pattern: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return pattern.clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
-@contextmanager
-def _comparing(
-    model: Model, layer: int, bound: float, found: dict[int, tuple[str, int | None, float, float]]
-) -> Iterator[None]:
-    """Compare one layer's scores with its pattern as they go by."""
-    attention = model.bridge.blocks[layer].attn
-    scores: list[Tensor] = []
+@dataclass(frozen=True)
+class _Compared:
+    """What the check found of a layer, as in `Checked`."""
 
-    def on_scores(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        scores.append(output)
+    score_source: str
+    reach: int | None
+    score_scale: float | None
+    pattern_difference: float
+    zero_share: float
+
+
+@contextmanager
+def _comparing(model: Model, layer: int, bound: float, found: dict[int, _Compared]) -> Iterator[None]:
+    """Compare one layer's scores with its pattern, and with its queries and keys, as they go by."""
+    attention = model.bridge.blocks[layer].attn
+    seen: dict[str, Tensor] = {}
+
+    def on(name: str) -> Callable[..., None]:
+        def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            seen[name] = output
+
+        return keep
 
     def on_pattern(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        found[layer] = _compare(
-            f"{model.name}: layer {layer}", scores.pop() if scores else None, output, bound
-        )
+        scores, where = seen.pop("scores", None), f"{model.name}: layer {layer}"
+        factors = None
+        if {"hook_rot_q", "hook_rot_k"} <= seen.keys():
+            scale = float(getattr(attention.original_component, "scaling", model.head_width**-0.5))
+            factors = scale, Factors(seen.pop("hook_rot_q") * scale, seen.pop("hook_rot_k"))
+        found[layer] = _compare(where, scores, output, bound, factors)
 
     def on_output(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        scores.clear()
+        seen.clear()
 
     with ExitStack() as stack:
-        stack.callback(attention.hook_attn_scores.register_forward_hook(on_scores).remove)
+        points = ("hook_rot_q", "hook_rot_k") if model.dtype.itemsize >= torch.float32.itemsize else ()
+        for name in points:
+            if isinstance(point := getattr(attention, name, None), nn.Module):
+                stack.callback(point.register_forward_hook(on(name)).remove)
+        stack.callback(attention.hook_attn_scores.register_forward_hook(on("scores")).remove)
         stack.callback(attention.hook_pattern.register_forward_hook(on_pattern).remove)
         stack.callback(attention.register_forward_hook(on_output).remove)
         yield
 
 
 def _compare(
-    where: str, scores: Tensor | None, pattern: Tensor, bound: float
-) -> tuple[str, int | None, float, float]:
-    """Score source, reach, difference and share of underflowed probabilities of one layer."""
+    where: str, scores: Tensor | None, pattern: Tensor, bound: float, factors: tuple[float, Factors] | None
+) -> _Compared:
+    """What one layer's scores, pattern, and scale with factors say of where its scores come from."""
     pattern = pattern.float()
     window = pattern.shape[-1]
     if scores is not None:
@@ -719,7 +797,8 @@ def _compare(
             largest.append((own - part[2]).abs().max())
         difference = torch.stack(largest).max().item()
         if difference <= bound:
-            return "scores", _reach(where, visible), difference, 0.0
+            scale = None if factors is None or not _agree(scores, visible, factors[1]) else factors[0]
+            return _Compared("scores", _reach(where, visible), scale, difference, 0.0)
     visible = pattern > 0
     reach = _reach(where, visible.any(0, keepdim=True).any(1, keepdim=True))
     seen = causal_mask(window, reach, pattern.device)
@@ -729,7 +808,20 @@ def _compare(
             f"{where}: neither its scores nor its pattern give energies ({zeros:.2%} of the visible pairs have "
             f"probability 0, bound {ZERO_BOUND:.1%}); the model cannot be read"
         )
-    return "log_pattern", reach, 0.0, zeros
+    return _Compared("log_pattern", reach, None, 0.0, zeros)
+
+
+def _agree(scores: Tensor, visible: Tensor, factors: Factors) -> bool:
+    """Whether scores are what the factors give, to rounding, wherever they can be seen."""
+    if scores.shape[1] % factors.keys.shape[1]:
+        return False
+    gaps, sizes = [], []
+    for first in range(0, scores.shape[2], CHECKED_QUERIES):
+        rows = slice(first, first + CHECKED_QUERIES)
+        hidden, live = ~visible[:, :, rows], scores[:, :, rows]
+        gaps.append((factors[:, :, rows] - live).masked_fill(hidden, 0).abs().max())
+        sizes.append(live.masked_fill(hidden, 0).abs().max())
+    return bool(torch.stack(gaps).max() <= FACTOR_BOUND * torch.stack(sizes).max())
 
 
 def _reach(where: str, visible: Bool[Tensor, "window head query key"]) -> int | None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from infodyn_interp.errors import RequestError, RunError
-from infodyn_interp.hooks import ON_REQUEST, Layer, capture, causal_mask, check
+from infodyn_interp.hooks import ON_REQUEST, Factors, Layer, capture, causal_mask, check
 from infodyn_interp.models import Model, open_model
 
 WINDOW = 40
@@ -147,6 +147,29 @@ def test_the_second_look_does_not_see_what_others_add_to_the_live_scores(llama: 
         handle.remove()
 
 
+def test_factors_are_indexed_as_the_scores_they_stand_for(llama: Model) -> None:
+    def visit(layer: Layer) -> None:
+        whole, factors = (
+            look(layer.attention_input * 0.5) for look in (layer.look_again, layer.factor_again)
+        )
+        assert isinstance(factors, Factors)
+        rows, few = torch.tensor([9, 20, 39]), torch.tensor([2, 0])
+        for place in (
+            (slice(None), slice(None), slice(8, 40, 4), slice(0, 30)),
+            (slice(None), slice(None), rows),
+        ):
+            for found, dense in ((factors, whole), (factors[few], whole[few]), (factors[1:], whole[1:])):
+                seen = layer.mask[place[2]][(slice(None), *place[3:])]
+                torch.testing.assert_close(found[place][..., seen], dense[place][..., seen])
+
+    capture(llama, families.windows(3, WINDOW), visit)
+
+
+def test_half_precision_has_no_factors() -> None:
+    """A product in single precision is not what the model rounded."""
+    assert set(check(tiny("llama", dtype=torch.bfloat16), families.windows(2, WINDOW)).score_scale) == {None}
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "mistral", "opt"])
 def test_a_padded_batch_shows_what_the_unpadded_one_does(family: str, side: str) -> None:
@@ -164,7 +187,9 @@ def test_a_padded_batch_shows_what_the_unpadded_one_does(family: str, side: str)
     capture(
         model,
         {"input_ids": padded, "attention_mask": mask},
-        lambda layer: again.append((layer.scores.clone(), layer.look_again(layer.attention_input).clone())),
+        lambda layer: again.append(
+            (layer.scores.clone(), layer.factor_again(layer.attention_input)[:, :, :].clone())
+        ),
         checked=checked,
     )
     for index, (scores, (cropped, looked)) in enumerate(zip(plain, again, strict=True)):

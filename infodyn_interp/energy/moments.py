@@ -9,6 +9,7 @@ sums over blocks float64.
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ from infodyn_interp.energy.terms import (
     row_blocks,
     state_columns,
 )
+
+if TYPE_CHECKING:
+    from infodyn_interp.hooks import Scores
 
 
 @dataclass(frozen=True)
@@ -184,7 +188,7 @@ class WindowAlgebra:
         rhythm: Float[Tensor, "window key column"],
         basis: Basis,
         scores: Float[Tensor, "window head query key"],
-        reference: Float[Tensor, "window head query key"] | None,
+        reference: "Scores | None",
     ) -> WindowMoments:
         """Moments of `energy = reference - scores` (reference None: `-scores`) with every column.
 
@@ -193,7 +197,7 @@ class WindowAlgebra:
             rhythm: rhythm block of each key (`Prosody.columns`).
             basis: the layer's frozen basis, for the state block.
             scores: attention logits as the softmax receives them, in nats; finite.
-            reference: surface scores at the same positions, in nats.
+            reference: surface scores at the same positions, in nats; an array, or its factors.
         """
         full, key_sums, _ = self._products(states, rhythm, basis, scores, reference)
         p, q = self.columns.count, self.columns.within
@@ -215,7 +219,7 @@ class WindowAlgebra:
         rhythm: Float[Tensor, "window key column"],
         basis: Basis,
         scores: Float[Tensor, "window head query key"],
-        reference: Float[Tensor, "window head query key"] | None,
+        reference: "Scores | None",
     ) -> tuple[Float[Tensor, "window key received"], Float[Tensor, "window key head"]]:
         """Mean over the queries that see it of what each key receives, row-centred: every column, every head's energy.
 
@@ -235,7 +239,7 @@ class WindowAlgebra:
         rhythm: Float[Tensor, "window key column"],
         basis: Basis,
         scores: Float[Tensor, "window head query key"],
-        reference: Float[Tensor, "window head query key"] | None,
+        reference: "Scores | None",
     ) -> tuple[
         Float[Tensor, "window both both"],
         Float[Tensor, "window key either"],
@@ -281,7 +285,7 @@ class WindowAlgebra:
         self,
         states: Float[Tensor, "window key component"],
         scores: Float[Tensor, "window head query key"],
-        reference: Float[Tensor, "window head query key"] | None,
+        reference: "Scores | None",
     ) -> tuple[Float[Tensor, "window both both"], Float[Tensor, "window key pair"]]:
         """Row-gauge products (upper triangle) and key sums of `[pair columns | heads]`.
 
@@ -321,7 +325,7 @@ class WindowAlgebra:
         states: Float[Tensor, "window key component"],
         wide: Float[Tensor, "window key wide"],
         scores: Float[Tensor, "window head query key"],
-        reference: Float[Tensor, "window head query key"] | None,
+        reference: "Scores | None",
     ) -> tuple["_DenseGram", Float[Tensor, "window map wide1 key"]]:
         """Products of the dense maps with each other, with distance, and their sums against `[wide(query), 1]`."""
         windows, heads, _, length = scores.shape

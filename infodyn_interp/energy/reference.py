@@ -21,7 +21,7 @@ from torch import Tensor
 from infodyn_interp.energy.gauge import FIRST_KEY, Support
 from infodyn_interp.energy.terms import CENTRES, Basis
 from infodyn_interp.errors import RequestError
-from infodyn_interp.hooks import Layer
+from infodyn_interp.hooks import Layer, Scores
 
 SHRINKAGE = 2.0  # pseudo-occurrences of the layer's mean state in every type mean
 BASIS_STATES = 4096  # states a layer's basis is made from
@@ -253,7 +253,7 @@ class Reference(Protocol):
 
     def __call__(
         self, layer: Layer, tokens: Int[Tensor, "window key"], means: MeanStates | None
-    ) -> Float[Tensor, "window head query key"] | None:
+    ) -> Scores | None:
         """Surface scores of one layer in nats, at the positions of `layer.scores`; None stands for zeros."""
         ...
 
@@ -263,8 +263,8 @@ class Lexical:
 
     needs_means: ClassVar[bool] = True
 
-    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Tensor | None:
-        return layer.look_again(_known(means).lexical(layer.index, tokens).to(tokens.device))
+    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Scores | None:
+        return layer.factor_again(_known(means).lexical(layer.index, tokens).to(tokens.device))
 
 
 class Position:
@@ -272,8 +272,8 @@ class Position:
 
     needs_means: ClassVar[bool] = True
 
-    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Tensor | None:
-        return layer.look_again(_known(means).average(layer.index, tokens).to(tokens.device))
+    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Scores | None:
+        return layer.factor_again(_known(means).average(layer.index, tokens).to(tokens.device))
 
 
 class Zero:
@@ -281,7 +281,7 @@ class Zero:
 
     needs_means: ClassVar[bool] = False
 
-    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Tensor | None:
+    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Scores | None:
         return None
 
 
@@ -290,7 +290,7 @@ class Own:
 
     needs_means: ClassVar[bool] = False
 
-    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Tensor | None:
+    def __call__(self, layer: Layer, tokens: Tensor, means: MeanStates | None) -> Scores | None:
         return layer.look_again(layer.attention_input)
 
 
@@ -345,7 +345,7 @@ class SurfaceFit:
     def add(
         self,
         scores: Float[Tensor, "window head query key"],
-        reference: Float[Tensor, "window head query key"],
+        reference: Scores,
         mask: Bool[Tensor, "query key"],
         support: Support,
         folds: Int[Tensor, " window"],

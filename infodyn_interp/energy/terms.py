@@ -264,13 +264,16 @@ def kernels(
 ) -> Float[Tensor, "*batch width row key"]:
     """`K_w(z_i, z_j) = exp(-|z_i - z_j|^2 / (2 w 2r))` for every width, smallest first, of some i (seed 1.2.2)."""
     rank = states.shape[-1]
-    widest = (_square_distances(states[..., rows, :], states) / (-4 * grid.widths[-1] * rank)).exp_()
-    levels = [widest]
-    for times in reversed(grid.squarings):
-        levels.append(levels[-1].square())
+    squares = _square_distances(states[..., rows, :], states)
+    out = squares.new_empty(*squares.shape[:-2], len(grid.widths), *squares.shape[-2:])
+    *narrower, wider = out.unbind(-3)
+    torch.exp(squares.mul_(-1 / (4 * grid.widths[-1] * rank)), out=wider)
+    for level, times in zip(reversed(narrower), reversed(grid.squarings), strict=True):
+        torch.square(wider, out=level)
         for _ in range(times - 1):
-            levels[-1].square_()
-    return torch.stack(levels[::-1], -3)
+            level.square_()
+        wider = level
+    return out
 
 
 def _square_distances(
@@ -286,7 +289,8 @@ def _square_distances(
 class RowBlock:
     """Queries `first <= t < last` with keys `0 <= j < last`; kernels by width, tracks by width and tau there.
 
-    Maps have a row for each of these queries that has one on the support: its `rows`.
+    Maps have a row for each of these queries that has one on the support: its `rows`. Off the support they are not what
+    their names say: a position's kernel with itself is 0.
     """
 
     first: int
@@ -318,8 +322,7 @@ def row_blocks(
     left = states.new_zeros(windows, len(grid.widths), len(grid.taus), length)
     size, span = tile or -(-length // ROW_BLOCKS), tile or length
     for top in range(0, length, span):
-        similar = kernels(states, grid, slice(top, top + span))
-        past = similar.clone()
+        past = kernels(states, grid, slice(top, top + span))
         past.diagonal(top, dim1=-2, dim2=-1).zero_()
         past[..., : max(support.first_key - top, 0), :] = 0
         for first in range(top, min(top + span, length), size):
@@ -333,7 +336,7 @@ def row_blocks(
             tracks = _each(within, known).view(
                 windows, len(grid.widths) * len(grid.taus), rows.stop - rows.start, last
             )
-            kept = similar[..., queries.start - top : last - top : queries.step, :last]
+            kept = past[..., queries.start - top : last - top : queries.step, :last]
             yield RowBlock(first, last, rows, kept, tracks)
             left = _each(onward, past[..., own, :]).add_(fading[:, None] * left)
 

@@ -7,6 +7,7 @@ verdicts, swap gate).
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.linalg
@@ -18,6 +19,9 @@ from torch import Tensor
 from infodyn_interp.energy.fitting import ALIAS, RIDGE, scale_of, share_of, stiffness
 from infodyn_interp.energy.moments import WindowAlgebra
 from infodyn_interp.energy.terms import WIDTHS, Basis, Columns, row_blocks, state_columns
+
+if TYPE_CHECKING:
+    from infodyn_interp.hooks import Scores
 
 BLOCK = 20  # documents: the true columns must beat 19 shifts
 BLOCKS = 5  # at most
@@ -75,7 +79,7 @@ class Crossing:
     def add(
         self,
         scores: Float[Tensor, "part head query key"],
-        reference: Float[Tensor, "part head query key"] | None,
+        reference: "Scores | None",
     ) -> None:
         """The next documents' scores, and surface scores, as for `WindowAlgebra`."""
         first = len(self._states) - self.missing
@@ -123,7 +127,7 @@ def cross_documents(
 
 
 def _with_tracks(
-    algebra: WindowAlgebra, states: Tensor, part: slice, scores: Tensor, reference: Tensor | None
+    algebra: WindowAlgebra, states: Tensor, part: slice, scores: Tensor, reference: "Scores | None"
 ) -> Float[Tensor, "part partner both track"]:
     """Row-gauge products of kernels, bilinear columns and heads with every partner's tracks; distance is left 0."""
     support, blocks = algebra.support, algebra.columns.blocks

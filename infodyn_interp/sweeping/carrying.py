@@ -22,7 +22,7 @@ from infodyn_interp.energy.fitting import Fit
 from infodyn_interp.energy.gauge import Support
 from infodyn_interp.energy.ladder import SUPER_FOLDS
 from infodyn_interp.energy.terms import columns_of, pair_field_tiles
-from infodyn_interp.hooks import Layer
+from infodyn_interp.hooks import Layer, Scores
 from infodyn_interp.identify.carry_limits import USUAL_RHO, CarryInjection
 from infodyn_interp.identify.evidence import Variograms
 from infodyn_interp.sweeping.passes import Pass, Study
@@ -245,7 +245,7 @@ class Carrying(Pass):
         ]
 
     def _climb(
-        self, layer: int, states: Tensor, scores: Tensor, surface: Tensor | None, parts: np.ndarray
+        self, layer: int, states: Tensor, scores: Tensor, surface: Scores | None, parts: np.ndarray
     ) -> None:
         """Variograms of what every rung of the ladder leaves of windows, one at a time: a rung has many maps."""
         support, ranks = self._supports[layer], self.study.ranks

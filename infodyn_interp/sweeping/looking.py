@@ -12,7 +12,7 @@ from infodyn_interp.energy.carry import Carry, CarryFilter
 from infodyn_interp.energy.fitting import Fit
 from infodyn_interp.energy.gauge import center_rows
 from infodyn_interp.energy.terms import columns_of, pair_field_tiles, state_columns
-from infodyn_interp.hooks import Layer
+from infodyn_interp.hooks import Layer, Scores
 from infodyn_interp.identify.resample import lower_bound
 from infodyn_interp.identify.swaps import Crossing, swapped_gains
 from infodyn_interp.sweeping.passes import Pass, Study
@@ -126,7 +126,7 @@ class SecondLook(Pass):
                     index, z[part], self._rhythm[part], scores[part], of_part, self._batch.fold[part]
                 )
 
-    def _cross(self, index: int, z: Tensor, scores: Tensor, surface: Tensor | None) -> None:
+    def _cross(self, index: int, z: Tensor, scores: Tensor, surface: Scores | None) -> None:
         crossing = self._crossings.pop(index, None) or Crossing(
             self._algebra[index], z, self._rhythm, self.study.bases[index]
         )
@@ -143,7 +143,7 @@ class SecondLook(Pass):
         z: Tensor,
         rhythm: Tensor,
         scores: Tensor,
-        surface: Tensor | None,
+        surface: Scores | None,
         folds: np.ndarray,
     ) -> None:
         support, carry = self._supports[index], self._carries[index]

@@ -14,7 +14,7 @@ from infodyn_interp.energy.moments import Moments, WindowAlgebra
 from infodyn_interp.energy.reference import MeanStates, Reference, SurfaceFit
 from infodyn_interp.energy.terms import FINE, NINE, Basis, Grid, Prosody, rhythm_columns
 from infodyn_interp.errors import RunError
-from infodyn_interp.hooks import Checked, Layer
+from infodyn_interp.hooks import Checked, Layer, Scores
 from infodyn_interp.models import Model
 from infodyn_interp.texts import Batch
 
@@ -96,7 +96,7 @@ class Pass:
         }
         return {layer: made[support] for layer, support in self._supports.items()}
 
-    def _read(self, layer: Layer) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _read(self, layer: Layer) -> tuple[Tensor, Tensor, Scores | None]:
         """Every kept component of the states, scores and surface of a layer."""
         study = self.study
         surface = study.strategy(layer, self._batch.tokens.to(layer.scores.device), study.means)
@@ -110,7 +110,7 @@ class Pass:
         dtype = torch.promote_types(model.dtype, torch.float32)
         return torch.from_numpy(coefficients).to(model.device, dtype)
 
-    def _energy(self, layer: int, scores: Tensor, surface: Tensor | None, rows: slice, last: int) -> Tensor:
+    def _energy(self, layer: int, scores: Tensor, surface: Scores | None, rows: slice, last: int) -> Tensor:
         """Row-centred energies of some rows of a layer's windows up to a key, in single precision at least."""
         support = self._supports[layer]
         here = (slice(None), slice(None), support.queries_of(rows), slice(last))
