@@ -99,9 +99,13 @@ class Support:
     @cached_property
     def query_bounds(self) -> tuple[Int[Tensor, " key"], Int[Tensor, " key"]]:
         """First row that sees each key and one past the last; equal where none does."""
-        seen = self.mask.to(torch.int8)
-        first = seen.argmax(0)
-        return first, first + seen.sum(0)
+        first = self.mask.to(torch.int8).argmax(0)
+        return first, first + self.seen
+
+    @cached_property
+    def seen(self) -> Int[Tensor, " key"]:
+        """Rows that see each key."""
+        return self.mask.sum(0)
 
     def key_sums(self, values: Float[Tensor, "*batch query column"]) -> Float[Tensor, "*batch key column"]:
         """Sum query-only values over the queries that see each key: `mask.T @ values`, by prefix sums."""
@@ -129,8 +133,7 @@ class Support:
         """`key_gram @ values` by prefix sums (float64): key sums of key-only columns in the row gauge."""
         values = values.double()
         means = self.row_sums(values) * self.inverse_counts.to(values.device)[:, None]
-        seen = self.mask.sum(0).to(values.device)[:, None]
-        return seen * values - self.key_sums(means)
+        return self.seen.to(values.device)[:, None] * values - self.key_sums(means)
 
     def whiten_keys(
         self, sums: Float[Tensor, "*batch key column"]
@@ -147,7 +150,7 @@ class Support:
         own = sums[..., keys, :].double()
         before = own.cumsum(-2) - own
         place = torch.arange(own.shape[-2], dtype=torch.float64, device=own.device)
-        seen = self.mask.sum(0)[keys].to(own)
+        seen = self.seen[keys].to(own)
         size = (place * (place + 1) * seen)[1:, None].rsqrt()
         return (before - place[:, None] * own)[..., 1:, :] * size
 

@@ -227,7 +227,7 @@ class WindowAlgebra:
         """
         _, key_sums, key_only = self._products(states, rhythm, basis, scores, reference)
         within = self.columns.within
-        seen = self.support.mask.sum(0).clamp(min=1).to(key_sums.device)[:, None]
+        seen = self.support.seen.clamp(min=1).to(key_sums.device)[:, None]
         fields = self.key_products(key_only)
         return torch.cat([key_sums[..., :within], fields], -1).double() / seen, key_sums[
             ..., within:

@@ -236,7 +236,7 @@ def key_energies(
 ) -> tuple[Int[Tensor, " key"], Float[Tensor, "window key head"]]:
     """The keys that some query sees, and the mean over these of the row-centred energy each gets (nats)."""
     dtype = torch.promote_types(layer.scores.dtype, torch.float32)
-    counts = support.mask.sum(0)
+    counts = support.seen
     seen = counts.nonzero()[:, 0].to(layer.scores.device)
     energy = center_rows(-layer.scores.to(dtype), support).sum(2)[..., seen]
     return seen, (energy / counts.to(energy)[seen]).mT

@@ -379,7 +379,7 @@ def _example(
         received.append(np.stack([energies, *parts, energies - sum(parts)]))
     tokens = gathered.example_tokens
     stride = fits[layers[0]].columns.query_stride
-    coverage = support_of(len(tokens), query_stride=stride).mask.sum(0).numpy()
+    coverage = support_of(len(tokens), query_stride=stride).seen.numpy().copy()
     values = np.where(coverage[:, None] > 0, np.stack(received), np.nan)
     dims = ("layer", "part", "position", "head")
     return xarray.Dataset(
