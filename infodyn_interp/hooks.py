@@ -5,6 +5,7 @@ follows. Those hooks read and never write, and the second look at an attention m
 from them. The one change made to a model is an energy in its live scores, undone on leaving (`bent_scores`).
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
 from infodyn_interp.errors import RequestError, RunError
-from infodyn_interp.models import Model, native_logits
+from infodyn_interp.models import Model, native_logits, new_cache, unbridged, with_cache
 
 PATTERN_BOUND = 1e-5  # |softmax(scores) - pattern|, compared in float32
 PATTERN_BOUND_HALF = 1e-2
@@ -619,6 +620,44 @@ def trace(model: Model, batch: Batch) -> tuple[tuple[Block, ...], Float[Tensor, 
     if [block.index for block in found] != list(range(model.layers)):
         raise RunError(f"{model.name}: its blocks did not run once each, in order; it cannot be traced")
     return tuple(found), _first(last[0])
+
+
+def follow(
+    model: Model, window: Int[Tensor, " key"], places: Sequence[int], following: Int[Tensor, "place token"]
+) -> Float[Tensor, "layer place token two direction"]:
+    """The stream that leaves each block at some places of a window, then at each token that may follow there.
+
+    By the module's own forward pass and its cache of keys and values: what comes before is read once, whatever follows.
+
+    Args:
+        model: from `open_model`.
+        window: token ids; those past the last place are not read.
+        places: rising.
+        following: tokens that may stand after each place.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        seen.append(_first(output)[:, -1].to(model.device))
+
+    def read(module: nn.Module, tokens: Tensor, cache: Any) -> Tensor:
+        seen.clear()
+        module(tokens.to(model.device), **with_cache(module, cache))
+        return torch.stack(seen)
+
+    out = []
+    with torch.inference_mode(), unbridged(model.bridge) as module, ExitStack() as stack:
+        for block in model.bridge.blocks:
+            stack.callback(block.register_forward_hook(keep).remove)
+        cache, start = new_cache(module), 0
+        for place, after in zip(places, following, strict=True):
+            before = read(module, window[None, start : place + 1], cache)
+            branch = copy.deepcopy(cache)
+            branch.batch_repeat_interleave(len(after))
+            then = read(module, after[:, None], branch)
+            out.append(torch.stack([before.expand_as(then), then], 2))
+            start = place + 1
+    return torch.stack(out, 1)
 
 
 def read_out(model: Model) -> Callable[[Tensor], Float[Tensor, "window key vocabulary"]]:

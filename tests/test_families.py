@@ -12,7 +12,7 @@ from test_sweeping import WORDS
 from infodyn_interp.energy.fitting import fit
 from infodyn_interp.energy.gauge import center_rows, support_of
 from infodyn_interp.energy.terms import TAUS, WIDTHS
-from infodyn_interp.hooks import Layer, capture, check
+from infodyn_interp.hooks import Layer, capture, check, follow
 from infodyn_interp.models import Model, open_model
 from infodyn_interp.sweeping import Settings, gather
 from infodyn_interp.texts import Texts, read_texts
@@ -71,6 +71,29 @@ def test_the_model_s_own_surface_leaves_no_energy(
     capture(model, tokens, visit, checked=checked)
     assert max(ratios) <= bound
     assert [scale is not None for scale in checked.score_scale] == [family in PRODUCTS] * model.layers
+
+
+@pytest.mark.parametrize("family", families.NAMES)
+def test_what_may_follow_is_read_from_a_cache_as_it_is_in_whole_windows(
+    family: str, tiny_tokenizer: object
+) -> None:
+    model, window = tiny(family, tiny_tokenizer), families.windows(1, WINDOW)[0]
+    places, following = [9, 30], torch.tensor([[5, 17, 40], [8, 200, 3]])
+    found = follow(model, window, places, following)
+    assert found.shape == (model.layers, 2, 3, 2, model.width)
+    for context, place in enumerate(places):
+        for candidate, token in enumerate(following[context]):
+            streams: list[torch.Tensor] = []
+            whole = torch.cat([window[: place + 1], token[None]])[None]
+            capture(
+                model,
+                whole,
+                lambda layer, into=streams: into.append(layer.residual_out[0, -2:].clone()),
+                wants=["residual_out"],
+            )
+            torch.testing.assert_close(
+                found[:, context, candidate], torch.stack(streams), atol=1e-4, rtol=1e-4
+            )
 
 
 @pytest.mark.parametrize("family", families.NAMES)

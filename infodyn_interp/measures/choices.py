@@ -5,8 +5,7 @@ functionals are taken of the step that this token makes: laws of motion come fro
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from infodyn_interp.errors import RequestError
-from infodyn_interp.hooks import Layer, capture, read_out
+from infodyn_interp.hooks import follow, read_out
 from infodyn_interp.measures.action import fit_drift
 from infodyn_interp.measures.fidelity import divergence
 from infodyn_interp.measures.fits import Fitted, Reading
@@ -103,45 +102,37 @@ def try_choices(
             (fit_drift(others), Dynamics.fit(others))
             for others in (np.delete(one, document, 0) for one in paths)
         ]
-        rows = np.empty((len(paths), len(places), CANDIDATES, len(FUNCTIONALS)))
-        for context, place in enumerate(places):
-            before = batch.tokens[:, : place + 1].expand(CANDIDATES, -1)
-            tokens = torch.cat([before, top.indices[context, :, None].to(before)], 1)
-            steps, apart = _read_step(reading, fitted, tokens, read)
-            for at, ((drift, dynamics), step) in enumerate(zip(laws, steps, strict=True)):
-                rows[at, context, :, 0] = drift.action(step)
-                rows[at, context, :, 1] = np.diff(quadratic_form(step, dynamics))[:, 0]
-                rows[at, context, :, 2] = apart[at]
+        steps, apart = _read_steps(reading, fitted, batch.tokens[0], places, top.indices, read)
+        rows = np.empty((*apart.shape, len(FUNCTIONALS)))
+        for at, ((drift, dynamics), step) in enumerate(zip(laws, steps, strict=True)):
+            each = step.reshape(-1, *step.shape[-2:])
+            rows[at, ..., 0] = drift.action(each).reshape(apart.shape[1:])
+            rows[at, ..., 1] = np.diff(quadratic_form(each, dynamics)).reshape(apart.shape[1:])
+        rows[..., 2] = apart
         values.append(rows)
     return Choices(np.stack(logs), np.stack(values, 1))
 
 
-def _read_step(
-    reading: Reading, fitted: Fitted, tokens: Int[Tensor, "candidate key"], read: Callable[[Tensor], Tensor]
-) -> tuple[Float[np.ndarray, "layer candidate two component"], Float[np.ndarray, "layer candidate"]]:
-    """States of the last two tokens by layer, and the divergence of the last one's output from each layer's lens."""
-    checked = replace(reading.checked, window=tokens.shape[1])
-    streams: dict[int, Tensor] = {}
-
-    def visit(layer: Layer) -> None:
-        streams[layer.index] = cast(Tensor, layer.residual_out)[:, -2:].clone()
-
-    capture(
-        reading.model,
-        tokens,
-        visit,
-        wants=("residual_out",),
-        layers=reading.visited,
-        checked=checked,
-        logits_to_keep=None,
-    )
+def _read_steps(
+    reading: Reading,
+    fitted: Fitted,
+    window: Int[Tensor, " key"],
+    places: Int[np.ndarray, " context"],
+    tokens: Int[Tensor, "context candidate"],
+    read: Callable[[Tensor], Tensor],
+) -> tuple[
+    Float[np.ndarray, "layer context candidate two component"],
+    Float[np.ndarray, "layer context candidate"],
+]:
+    """States at each place and at each token after it, and the divergence of the output there from a layer's lens."""
+    streams = follow(reading.model, window, places.tolist(), tokens)
     steps, apart = [], []
     with torch.inference_mode():
-        says = read(streams[reading.model.layers - 1][:, -1:]).double().log_softmax(-1)
+        says = read(streams[-1, ..., 1, :]).double().log_softmax(-1)
         for layer in reading.layers:
-            maps = fitted.maps[layer]
-            heard = read(maps.lens(streams[layer][:, -1:])).double().log_softmax(-1)
-            apart.append(divergence(says.exp(), says, heard)[:, 0].cpu().numpy())
-            away = streams[layer].double().cpu() - maps.mean.double()
+            maps, stream = fitted.maps[layer], streams[layer]
+            heard = read(maps.lens(stream[..., 1, :])).double().log_softmax(-1)
+            apart.append(divergence(says.exp(), says, heard).cpu().numpy())
+            away = stream.double().cpu() - maps.mean.double()
             steps.append((away @ maps.components.double()).numpy())
     return np.stack(steps), np.stack(apart)

@@ -5,7 +5,7 @@ native logits and the twins are taken from that module with the bridge's compone
 them depends on how the model was opened.
 """
 
-from infodyn_interp.models.bridging import native_logits, unbridged
+from infodyn_interp.models.bridging import native_logits, new_cache, unbridged, with_cache
 from infodyn_interp.models.description import Model
 from infodyn_interp.models.opening import open_model
 from infodyn_interp.models.sources import DEMO
@@ -15,9 +15,11 @@ __all__ = [
     "DEMO",
     "Model",
     "native_logits",
+    "new_cache",
     "open_model",
     "permuted_weights_twin",
     "recast",
     "unbridged",
     "untrained_twin",
+    "with_cache",
 ]

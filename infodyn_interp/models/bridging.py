@@ -2,8 +2,9 @@
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.sources import build_bridge_from_module, detect_tokenizer_bos_eos
 from transformer_lens.utilities.attn_implementation import force_eager_attention
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from infodyn_interp.errors import RequestError
 from infodyn_interp.models.description import Model
@@ -54,6 +55,18 @@ def native_logits(
     with torch.inference_mode(), unbridged(model.bridge) as module:
         output = module(tokens.to(model.device), **settings)
     return output.logits if hasattr(output, "logits") else output
+
+
+def new_cache(module: nn.Module) -> DynamicCache:
+    """Keys and values of no tokens yet, for `with_cache`."""
+    return DynamicCache(config=cast(PreTrainedModel, module).config)
+
+
+def with_cache(module: nn.Module, cache: DynamicCache) -> dict[str, Any]:
+    """Keywords by which a Hugging Face module reads on from a cache and adds to it."""
+    names = inspect.signature(module.forward).parameters
+    name = "cache" if "cache" in names else "past_key_values"
+    return {name: cache, "use_cache": True, "output_attentions": False}
 
 
 def build_bridge(

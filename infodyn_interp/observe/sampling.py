@@ -1,22 +1,19 @@
 """Trials: several replies to each prompt, each drawn by a generator of its own (seed, observation)."""
 
-import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
-from typing import cast
 
 import numpy as np
 import torch
 import xarray
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
 
 from infodyn_interp.errors import RequestError
-from infodyn_interp.models import Model, unbridged
+from infodyn_interp.models import Model, new_cache, unbridged, with_cache
 from infodyn_interp.observe.prompts import Prompt, encode_prompts, read_prompts
 
 TRIALS, TOKENS = 12, 128
@@ -161,15 +158,13 @@ def draw(
     token, known = np.full(shape, NOTHING, np.int64), np.full(shape, np.nan)
     ended = np.zeros(len(grid), bool)
     with torch.inference_mode(), unbridged(model.bridge) as module:
-        names = inspect.signature(module.forward).parameters
-        cached = "cache" if "cache" in names else "past_key_values"
         ends = torch.tensor(_ends(model, module), device=model.device)
         for first in range(0, len(grid), ROWS):
             rows = slice(first, min(first + ROWS, len(grid)))
             heat = torch.tensor([temperature for temperature, _ in grid[rows]], device=model.device)[:, None]
             uniform = np.stack([np.random.default_rng(seed).random(drawing.tokens) for seed in seeds[rows]])
-            cache = DynamicCache(config=cast(PreTrainedModel, module).config)
-            past = {cached: cache, "use_cache": True, "output_attentions": False}
+            cache = new_cache(module)
+            past = with_cache(module, cache)
             given = torch.tensor([prompt.tokens], device=model.device)
             logits = module(given, **past).logits[:, -1].expand(len(uniform), -1)
             cache.batch_repeat_interleave(len(uniform))

@@ -14,7 +14,7 @@ from infodyn_interp.measures.choices import (
     CANDIDATES,
     CONTEXTS,
     FIRST,
-    _read_step,
+    _read_steps,
     try_choices,
     weigh_choices,
 )
@@ -46,9 +46,16 @@ def paths(reading, fitted):
 
 def test_a_step_into_the_texts_own_next_token_is_the_step_of_its_path(reading, fitted, paths):
     window, place = next(reading.first_windows(1, 1)).tokens, 20
-    steps, apart = _read_step(reading, fitted, window[:, : place + 2], read_out(reading.model))
+    steps, apart = _read_steps(
+        reading,
+        fitted,
+        window[0],
+        np.array([place]),
+        window[:, place + 1 : place + 2],
+        read_out(reading.model),
+    )
     for step, path in zip(steps, paths, strict=True):  # a path begins at the second token
-        np.testing.assert_allclose(step[0], path[0, place - 1 : place + 1], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(step[0, 0], path[0, place - 1 : place + 1], rtol=1e-4, atol=1e-4)
     assert apart[0] > 1e-3
     assert apart[-1] < 0.05  # the last layer's lens is nearly the output
 
