@@ -1,7 +1,7 @@
 """Do the verdicts tell the truth? Rates on worlds whose truth is known, 400 draws of each, at 16 and 24 documents.
 
-    python analyses/q01_verdicts.py --processes 2     # hours; goes on where it stopped
-    python analyses/q01_verdicts.py --redraw          # seconds: the figure of the table that lies in analyses/data
+python analyses/q01_verdicts.py --processes 2     # hours; goes on where it stopped
+python analyses/q01_verdicts.py --redraw          # seconds: the figure of the table that lies in analyses/data
 """
 
 import argparse

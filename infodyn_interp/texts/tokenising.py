@@ -11,7 +11,7 @@ import numpy as np
 from infodyn_interp.texts.corpus import Document, hash_text
 
 _PIECE = 1 << 15  # characters of one document that the tokenizer is given at a time
-_GROUP = 1 << 17  # characters that the tokenizer may spread over its threads at a time, at some 100 bytes a token
+_GROUP = 1 << 17  # the same over its threads at a time; what it answers takes fifty times as much memory
 _LAST_JOINT = re.compile(r".*[^\W_] (?=[^\W_])", re.DOTALL)  # one space between two letters or digits
 
 
