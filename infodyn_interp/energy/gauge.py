@@ -115,7 +115,7 @@ class Support:
     def key_gram(self) -> Float[Tensor, "key key"]:
         """`K = diag(mask' 1) - mask' diag(1/n) mask`: inner products of key-only columns in the row gauge."""
         mask = self.mask.double()
-        return torch.diag(mask.sum(0)) - mask.T @ (self.inverse_counts[:, None] * mask)
+        return torch.diag(self.seen.double()) - mask.T @ (self.inverse_counts[:, None] * mask)
 
     @cached_property
     def key_root(self) -> Float[Tensor, "direction key"]:
