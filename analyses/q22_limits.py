@@ -1,6 +1,6 @@
 """Are detection limits true: is a fresh planting IDENTIFIED half the time at the limit, and in >= .90 at twice it?
 
-    python analyses/q22_limits.py     # writes analyses/data/limits.csv
+    python analyses/q22_limits.py     # writes analyses/data/limits.csv, a row as soon as it is there
 
 Worlds of 16 and of 24 documents of 64 tokens, without a swap gate. On each data set the limit of two heads without the
 term, then 20 fresh heads (noise, nuisance and term drawn anew) with it at the limit and at twice it. The last rows are
@@ -51,14 +51,19 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data-sets", type=int, default=40, help="of each row")
+    parser.add_argument("--documents", type=int, help="only rows of so many; the others stay as the table has them")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    table = []
+    file = HERE / "data" / "limits.csv"
+    file.parent.mkdir(exist_ok=True)
+    table = {tuple(row[:3]): row for row in pd.read_csv(file).to_numpy().tolist()} if file.exists() else {}
     for case in CASES:
-        table.append(rates(*case, asked.data_sets))
-        print(pd.DataFrame(table[-1:]).round(3).to_string(index=False, header=len(table) == 1), flush=True)
-    (HERE / "data").mkdir(exist_ok=True)
-    pd.DataFrame(table).round(4).to_csv(HERE / "data" / "limits.csv", index=False)
+        if asked.documents in (None, case[1]):
+            row = rates(*case, asked.data_sets)
+            print(pd.DataFrame([row]).round(3).to_string(index=False), flush=True)
+            table[case] = list(row.values())
+            kept = [table[one] for one in CASES if one in table]
+            pd.DataFrame(kept, columns=list(row)).round(4).to_csv(file, index=False)
 
 
 if __name__ == "__main__":
