@@ -51,7 +51,9 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data-sets", type=int, default=40, help="of each row")
-    parser.add_argument("--documents", type=int, help="only rows of so many; the others stay as the table has them")
+    parser.add_argument(
+        "--documents", type=int, help="only rows of so many; the others stay as the table has them"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     file = HERE / "data" / "limits.csv"
