@@ -210,9 +210,10 @@ def _held_out(
 def _reordered(
     path: Float[np.ndarray, "document step direction"], generator: np.random.Generator
 ) -> Float[np.ndarray, "document path step direction"]:
-    increments = np.repeat(np.diff(path, axis=1)[:, None], REORDERED, 1)
-    order = generator.permuted(np.broadcast_to(np.arange(increments.shape[2]), increments.shape[:3]), axis=2)
-    moved = np.take_along_axis(increments, order[..., None], 2).cumsum(2)
+    increments = np.diff(path, axis=1)
+    every = (len(path), REORDERED, increments.shape[1])
+    order = generator.permuted(np.broadcast_to(np.arange(every[2]), every), axis=2)
+    moved = increments[np.arange(every[0])[:, None, None], order].cumsum(2)
     start = np.broadcast_to(path[:, None, :1], (*moved.shape[:2], 1, path.shape[2]))
     return np.concatenate([start, start + moved], 2)
 

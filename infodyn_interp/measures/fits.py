@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import cast
 
@@ -42,6 +42,7 @@ class Reading:
         seed: of whatever is random.
         fit_tokens: read of other documents, at most.
         report: called with the tokens read so far.
+        paths: of states, by layer, for whatever was fitted: read once for all measures (`paths.state_paths`).
     """
 
     model: Model
@@ -52,6 +53,7 @@ class Reading:
     seed: int = 0
     fit_tokens: int = FIT_TOKENS
     report: Report = lambda _tokens: None
+    paths: "dict[Fitted, list[np.ndarray]]" = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -166,7 +168,7 @@ class LayerMaps:
     components: Float[Tensor, "direction component"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Fitted:
     """What measures of one model read by.
 
@@ -249,8 +251,8 @@ def spread_maps(fitted: Fitted) -> Iterator[tuple[str, np.ndarray]]:
     for layer, maps in fitted.maps.items():
         for name in AFFINE:
             affine: Affine = getattr(maps, name)
-            for field in fields(affine):
-                yield f"{layer}/{name}/{field.name}", getattr(affine, field.name).float().numpy()
+            for part in fields(affine):
+                yield f"{layer}/{name}/{part.name}", getattr(affine, part.name).float().numpy()
         yield f"{layer}/mean", maps.mean.float().numpy()
         yield f"{layer}/components", maps.components.float().numpy()
 
@@ -262,7 +264,7 @@ def collect_maps(arrays: Mapping[str, np.ndarray], layers: Sequence[int]) -> Fit
         return torch.from_numpy(np.array(arrays[name]))
 
     def affine(name: str) -> Affine:
-        return Affine(**{field.name: tensor(f"{name}/{field.name}") for field in fields(Affine)})
+        return Affine(**{part.name: tensor(f"{name}/{part.name}") for part in fields(Affine)})
 
     maps = {
         layer: LayerMaps(

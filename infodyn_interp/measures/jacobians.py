@@ -1,7 +1,9 @@
-"""Jacobian-vector products of a block at a real state, forward where its parts can, by double backward elsewhere."""
+"""Jacobian products of a block at a real state: of many tangents at once forward, of one after another by its graph."""
 
 import warnings
 from collections.abc import Callable
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,32 +24,41 @@ def push(
         with torch.no_grad(), warnings.catch_warnings():
             # torch scripts its own rules for forward mode on first use, and warns of it
             warnings.simplefilter("ignore", DeprecationWarning)
-            image = step(state)
-            return image, vmap(lambda tangent: jvp(step, (state,), (tangent,))[1])(tangents)
+            dims: Any = (None, 0)  # the image is the same for all tangents
+            image, carried = vmap(lambda tangent: jvp(step, (state,), (tangent,))[:2], out_dims=dims)(
+                tangents
+            )
+            return image, carried
     except (RuntimeError, NotImplementedError):
-        return _push_backward(step, state, tangents)
+        jacobian = Jacobian(step, state)
+        return jacobian.image.detach(), torch.stack([jacobian.push(tangent) for tangent in tangents])
 
 
-def pull(
-    step: Map, state: Float[Tensor, "*state"], *cotangents: Float[Tensor, "*image"]
-) -> tuple[Float[Tensor, "*state"], ...]:
-    """Cotangents carried back through a map: `J' u` for each u."""
-    with torch.enable_grad():
-        start = state.detach().clone().requires_grad_()
-        image = step(start)
-        return tuple(
-            torch.autograd.grad(image, start, one, retain_graph=left > 1)[0]
-            for left, one in zip(range(len(cotangents), 0, -1), cotangents, strict=True)
-        )
+class Jacobian:
+    """A map's Jacobian at a state, its graph kept: each product costs one pass back through it, and no pass forward.
 
+    Args:
+        step: the map.
+        state: where.
+    """
 
-def _push_backward(step: Map, state: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        start = state.detach().clone().requires_grad_()
-        image = step(start)
-        probe = torch.zeros_like(image).requires_grad_()
-        (back,) = torch.autograd.grad(image, start, probe, create_graph=True)
-        carried = [
-            torch.autograd.grad(back, probe, tangent, retain_graph=True)[0].detach() for tangent in tangents
-        ]
-    return image.detach(), torch.stack(carried)
+    def __init__(self, step: Map, state: Float[Tensor, "*state"]) -> None:
+        with torch.enable_grad():
+            self._start = state.detach().clone().requires_grad_()
+            self.image = step(self._start)
+
+    def pull(self, cotangent: Float[Tensor, "*image"]) -> Float[Tensor, "*state"]:
+        """`J' u`."""
+        return torch.autograd.grad(self.image, self._start, cotangent, retain_graph=True)[0]
+
+    def push(self, tangent: Float[Tensor, "*state"]) -> Float[Tensor, "*image"]:
+        """`J v`, the derivative of `J' u` by u (exact, since that is linear in u)."""
+        probe, back = self._back
+        return torch.autograd.grad(back, probe, tangent, retain_graph=True)[0]
+
+    @cached_property
+    def _back(self) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            probe = torch.zeros_like(self.image).requires_grad_()
+            (back,) = torch.autograd.grad(self.image, self._start, probe, create_graph=True)
+        return probe, back

@@ -20,6 +20,12 @@ def state_paths(reading: Reading, fitted: Fitted) -> list[Float[np.ndarray, "doc
         reading: of the model.
         fitted: its components.
     """
+    if fitted not in reading.paths:
+        reading.paths[fitted] = _read_paths(reading, fitted)
+    return reading.paths[fitted]
+
+
+def _read_paths(reading: Reading, fitted: Fitted) -> list[Float[np.ndarray, "document step component"]]:
     paths: dict[int, list[Tensor]] = {layer: [] for layer in reading.layers}
 
     def visit(layer: Layer) -> None:

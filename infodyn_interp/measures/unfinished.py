@@ -19,7 +19,7 @@ from infodyn_interp.measures.fits import Fitted, Reading
 from infodyn_interp.measures.paths import state_paths
 from infodyn_interp.measures.stability import Dynamics, quadratic_form
 
-AT_ONCE = 64  # positions whose logits are held
+AT_ONCE = 256  # positions whose logits are held; with fewer the vocabulary is read too often
 LEAST_DIVERGENCE = 1e-6  # nats: what single precision leaves of an equality
 UNITS = {
     "unfinished": (

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from infodyn_interp.hooks import Block, read_out, trace
 from infodyn_interp.measures.fits import Reading
-from infodyn_interp.measures.jacobians import Map, pull, push
+from infodyn_interp.measures.jacobians import Jacobian, Map
 from infodyn_interp.measures.ratios import Quantity, Ratio
 from infodyn_interp.models import Model
 
@@ -85,8 +85,8 @@ def gradient_norms(
     alone, first = whole, whole.flatten(1).norm(dim=1)
     rows = []
     for block in reversed(blocks):
-        whole, through = pull(block.advance, block.stream, whole, alone)
-        alone = through - alone
+        jacobian = Jacobian(block.advance, block.stream)
+        whole, alone = jacobian.pull(whole), jacobian.pull(alone) - alone
         rows.append(torch.stack([whole.flatten(1).norm(dim=1), alone.flatten(1).norm(dim=1)]) / first)
     kept, without = torch.stack(rows[::-1], 1)
     return kept, without.clamp(min=torch.finfo(without.dtype).tiny)
@@ -106,14 +106,10 @@ def steepness(
         start: directions to begin with.
         iterations: a product forward and one back each.
     """
-    direction = start
+    jacobian, direction = Jacobian(update, state), start
     for _ in range(iterations):
-        direction = direction / _norm(direction)
-        _, (carried,) = push(update, state, direction[None])
-        (direction,) = pull(update, state, carried)
-    direction = direction / _norm(direction)
-    _, (carried,) = push(update, state, direction[None])
-    return _norm(carried).flatten()
+        direction = jacobian.pull(jacobian.push(direction / _norm(direction)))
+    return _norm(jacobian.push(direction / _norm(direction))).flatten()
 
 
 def inversion_error(

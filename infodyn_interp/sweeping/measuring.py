@@ -2,11 +2,12 @@
 
 import importlib.metadata
 import io
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -213,7 +214,10 @@ def measure(
     within = {} if frozen is None else {"inside": frozen.digest}
     run = _describe(model, texts, settings) | how | within
     parts = [
-        _Part(name, model, part, settings, chosen, fit_tokens, ridge, Asked(walked, name, carried, frozen))
+        _Part(
+            *(name, model, part, settings, chosen, fit_tokens, ridge),
+            Asked(_walked(walked, name, null_share), name, carried, frozen),
+        )
         for name, part in _texts_of(texts, settings).items()
     ]
     version = {"package_version": importlib.metadata.version("infodyn-interp")}
@@ -239,6 +243,17 @@ def measure(
     return result
 
 
+class _Told:
+    """What a stage has read so far, told on as steps."""
+
+    def begin(self, step: Callable[[int], None]) -> None:
+        self._step, self._so_far = step, 0
+
+    def __call__(self, tokens: int) -> None:
+        self._step(tokens - self._so_far)
+        self._so_far = tokens
+
+
 @dataclass(frozen=True)
 class _Part:
     """The model, or one null, on its texts: a file for the maps that are fitted, and one for each measure."""
@@ -251,6 +266,7 @@ class _Part:
     fit_tokens: int
     ridge: float
     asked: Asked
+    told: _Told = field(default_factory=_Told)
 
     @cached_property
     def reading(self) -> Reading:
@@ -263,6 +279,7 @@ class _Part:
             ridge=self.ridge,
             seed=self.settings.seed,
             fit_tokens=self.fit_tokens,
+            report=self.told,
         )
 
     @property
@@ -301,14 +318,11 @@ class _Part:
             for stage in self.stages
             if not is_sound(self._path(folder, stage), self._digest(run, stage), redo=redo)
         ]
+        fitted: Fitted | None = None
         for stage in missing:
             watch.stage(stage, [shards[stage]], [shards[stage]])
-            begun, told = time.perf_counter(), 0
-
-            def report(done: int, shard: Shard = shards[stage]) -> None:
-                nonlocal told
-                watch.done(shard, done - told)
-                told = done
+            begun = time.perf_counter()
+            self.told.begin(partial(watch.done, shards[stage]))
 
             def header(shard: Shard = shards[stage], begun: float = begun) -> Header:
                 return Header(
@@ -319,15 +333,15 @@ class _Part:
                     peak_mib=peak_mib(),
                 )
 
-            arrays = self._arrays(folder, run, stage, replace(self.reading, report=report))
-            write_file(self._path(folder, stage), arrays, header)
+            if stage != FIT and fitted is None:
+                fitted = collect_maps(self.file(folder, run, FIT), self.settings.layers)
+            write_file(self._path(folder, stage), self._arrays(stage, fitted), header)
         self.__dict__.pop("reading", None)
 
-    def _arrays(self, folder: Path, run: str, stage: str, reading: Reading) -> Arrays:
-        if stage == FIT:
-            return spread_maps(fit_maps(reading))
-        fitted = collect_maps(self.file(folder, run, FIT), reading.layers)
-        found = MEASURES[stage].measure(reading, fitted, self.asked)
+    def _arrays(self, stage: str, fitted: Fitted | None) -> Arrays:
+        if fitted is None:
+            return spread_maps(fit_maps(self.reading))
+        found = MEASURES[stage].measure(self.reading, fitted, self.asked)
         arrays = [pair for name, ratio in found.ratios.items() for pair in spread(name, ratio)]
         if found.details is not None:
             written = found.details.to_netcdf(engine="h5netcdf")
@@ -411,6 +425,11 @@ def _why_no_jumps(texts: Texts, frozen: Frozen | None, carried: tuple[int, ...])
 def _describe(model: Model, texts: Texts, settings: Settings) -> dict[str, object]:
     every = describe_run(model, texts, settings)
     return {name: every[name] for name in DESCRIBED}
+
+
+def _walked(walked: int, name: str, null_share: float) -> int:
+    """Documents that the model, or a null, is walked through: of a null its share, but as many as an interval needs."""
+    return walked if name == STUDY else min(walked, max(LEAST_DOCUMENTS, math.ceil(walked * null_share)))
 
 
 def _texts_of(texts: Texts, settings: Settings) -> dict[str, Texts]:

@@ -9,7 +9,7 @@ from infodyn_interp import RequestError
 from infodyn_interp.hooks import trace
 from infodyn_interp.measures import exponents, harmless
 from infodyn_interp.measures.depths import token_steps
-from infodyn_interp.measures.jacobians import pull, push
+from infodyn_interp.measures.jacobians import Jacobian, push
 from infodyn_interp.measures.stability import Dynamics, longest_run, quadratic_form
 from infodyn_interp.models import open_model
 
@@ -69,7 +69,9 @@ def test_products_agree_with_central_differences_and_with_each_other(family):
     assert (carried - difference).norm() / difference.norm() < 1e-4
     torch.testing.assert_close(image, block.advance(block.stream))
     cotangent = torch.randn_like(image)
-    (back,) = pull(block.advance, block.stream, cotangent)
+    jacobian = Jacobian(block.advance, block.stream)
+    torch.testing.assert_close(jacobian.push(tangent[0]), carried, rtol=1e-5, atol=1e-6)
+    back = jacobian.pull(cotangent)
     torch.testing.assert_close((back * tangent[0]).sum(), (cotangent * carried).sum(), rtol=1e-5, atol=1e-6)
 
 
