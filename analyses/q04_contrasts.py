@@ -226,7 +226,7 @@ def plant(design: str, reach: Mapping[str, float], gather: Callable[..., list[li
         for name in names:
             limits[name] = reach[name] / (1 - (reached[name] - reach[name]) / gained[name])
             shares[name] = tried[name] * 2 * limits[name] / gained[name]
-    found = gather(_sets(shares), 5)
+    found = gather(_sets(shares), 1)
     return [_row(design, name, found[name == "carry"], limits[name], share) for name, share in shares.items()]
 
 

@@ -17,12 +17,12 @@ from infodyn_interp.errors import RequestError
 from infodyn_interp.hooks import follow, read_out
 from infodyn_interp.measures.action import fit_drift
 from infodyn_interp.measures.fidelity import divergence
-from infodyn_interp.measures.fits import Fitted, Reading
+from infodyn_interp.measures.fits import AT_ONCE, Fitted, Reading
 from infodyn_interp.measures.multipliers import LEAST_DOCUMENTS, fit_multipliers
+from infodyn_interp.measures.paths import walk
 from infodyn_interp.measures.stability import Dynamics, quadratic_form
 from infodyn_interp.texts.windows import evenly_spaced
 
-CANDIDATES = 8  # likeliest next tokens
 CONTEXTS = 4  # fixed positions of a window
 FIRST = 8  # tokens before the first of them
 FUNCTIONALS = ("helpful", "harmless", "honest")
@@ -56,19 +56,16 @@ class Choices:
     functionals: Float[np.ndarray, "layer document context candidate functional"]
 
 
-def weigh_choices(
-    reading: Reading, fitted: Fitted, paths: list[Float[np.ndarray, "document step component"]], walked: int
-) -> xarray.Dataset | None:
+def weigh_choices(reading: Reading, fitted: Fitted, walked: int) -> xarray.Dataset | None:
     """Multipliers by layer; NaN in the last one and where a functional does not vary, None with under four documents.
 
     Args:
         reading, fitted: of the model.
-        paths: by layer, from `state_paths`.
         walked: documents whose first windows are continued.
     """
-    if min(walked, len(paths[0])) < LEAST_DOCUMENTS:
+    if min(walked, reading.texts.documents) < LEAST_DOCUMENTS:
         return None
-    choices = try_choices(reading, fitted, paths, walked)
+    choices = try_choices(reading, fitted, walked)
     found: list[xarray.Dataset | None] = []
     for layer, functionals in zip(reading.layers, choices.functionals, strict=True):
         if layer == reading.model.layers - 1:  # its lens is the output: nothing is left of the divergence
@@ -87,22 +84,21 @@ def weigh_choices(
     )
 
 
-def try_choices(
-    reading: Reading, fitted: Fitted, paths: list[Float[np.ndarray, "document step component"]], walked: int
-) -> Choices:
+def try_choices(reading: Reading, fitted: Fitted, walked: int) -> Choices:
     """Append each candidate and read what it does; arguments as of `weigh_choices`."""
-    window, read = reading.texts.window, read_out(reading.model)
+    window, read, walks = reading.texts.window, read_out(reading.model), walk(reading, fitted)
     places = FIRST + evenly_spaced(window - 1 - FIRST, CONTEXTS)
     logs, values = [], []
-    for document, batch in enumerate(reading.first_windows(min(walked, len(paths[0])), 1)):
-        logits = reading.logits(batch)[0, places]
-        top = logits.double().log_softmax(-1).topk(CANDIDATES)
-        logs.append(top.values.cpu().numpy())
+    for document, batch in enumerate(reading.first_windows(min(walked, len(walks.likeliest)), 1)):
+        likeliest = torch.from_numpy(
+            walks.likeliest[document, places - 1]
+        )  # a walk begins at the second token
+        logs.append(walks.log_probability[document, places - 1])
         laws = [
             (fit_drift(others), Dynamics.fit(others))
-            for others in (np.delete(one, document, 0) for one in paths)
+            for others in (np.delete(one, document, 0) for one in walks.paths)
         ]
-        steps, apart = _read_steps(reading, fitted, batch.tokens[0], places, top.indices, read)
+        steps, apart = _read_steps(reading, fitted, batch.tokens[0], places, likeliest, read)
         rows = np.empty((*apart.shape, len(FUNCTIONALS)))
         for at, ((drift, dynamics), step) in enumerate(zip(laws, steps, strict=True)):
             each = step.reshape(-1, *step.shape[-2:])
@@ -129,10 +125,15 @@ def _read_steps(
     steps, apart = [], []
     with torch.inference_mode():
         says = read(streams[-1, ..., 1, :]).double().log_softmax(-1)
+        probability, at_once = says.exp(), max(1, AT_ONCE // tokens.numel())
+        for first in range(0, len(reading.layers), at_once):
+            layers = reading.layers[first : first + at_once]
+            through = torch.cat([fitted.maps[layer].lens(streams[layer][..., 1, :]) for layer in layers])
+            for heard in read(through).chunk(len(layers)):
+                kl = divergence(probability, says, heard.double().log_softmax(-1))
+                apart.append(kl.cpu().numpy())
         for layer in reading.layers:
-            maps, stream = fitted.maps[layer], streams[layer]
-            heard = read(maps.lens(stream[..., 1, :])).double().log_softmax(-1)
-            apart.append(divergence(says.exp(), says, heard).cpu().numpy())
-            away = stream.double().cpu() - maps.mean.double()
+            maps = fitted.maps[layer]
+            away = streams[layer].double().cpu() - maps.mean.double()
             steps.append((away @ maps.components.double()).numpy())
     return np.stack(steps), np.stack(apart)

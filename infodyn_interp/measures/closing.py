@@ -16,7 +16,7 @@ from infodyn_interp.hooks import Layer
 from infodyn_interp.measures.action import KINDS, helpful
 from infodyn_interp.measures.choices import weigh_choices
 from infodyn_interp.measures.fits import Fitted, Reading
-from infodyn_interp.measures.paths import state_paths
+from infodyn_interp.measures.paths import walk
 from infodyn_interp.measures.ratios import Found, Quantity, Ratio
 from infodyn_interp.measures.updates import WALKED
 
@@ -78,13 +78,13 @@ def measure_action(reading: Reading, fitted: Fitted, walked: int = WALKED) -> Fo
         streams.clear()
     if texts.documents < 2:
         return Found(out)
-    found, every = [], state_paths(reading, fitted)
-    for place, paths in enumerate(every):
+    found = []
+    for place, paths in enumerate(walk(reading, fitted).paths):
         one = helpful(paths, seed=reading.seed).sel(kind=list(RANKED))
         out["rank"].add(np.arange(len(paths)), place, one["rank"].values.T)
         found.append(one[list(KEPT)])
     details = xarray.concat(found, "layer", combine_attrs="override")
-    if (weighed := weigh_choices(reading, fitted, every, walked)) is not None:
+    if (weighed := weigh_choices(reading, fitted, walked)) is not None:
         details = details.merge(weighed).assign_attrs(
             details.attrs | {"candidates": weighed.attrs["candidates"]}
         )

@@ -8,13 +8,12 @@ import torch
 from infodyn_interp.hooks import Block, trace
 from infodyn_interp.measures.fits import Fitted, Reading
 from infodyn_interp.measures.jacobians import Map
-from infodyn_interp.measures.paths import state_paths
+from infodyn_interp.measures.paths import walk
 from infodyn_interp.measures.ratios import Quantity, Ratio
-from infodyn_interp.measures.stability import POTENTIALS, exponents, harmless
+from infodyn_interp.measures.stability import GEOMETRIES, POTENTIALS, exponents, harmless
 from infodyn_interp.measures.updates import TOKENS, WALKED
 
 DIRECTIONS = 4
-GEOMETRIES = ("raw", "angular")
 QUANTITIES = {
     "rising": Quantity(
         ("layer", "potential"), "1", "share of steps along the tokens with the potential rising"
@@ -49,7 +48,7 @@ def measure_stability(reading: Reading, fitted: Fitted, walked: int = WALKED) ->
     out = {name: Ratio.empty(documents, count, len(POTENTIALS)) for name in ("rising", "run")}
     out |= {f"{name}_excess": Ratio.empty(documents, count, len(POTENTIALS)) for name in ("rising", "run")}
     if documents > 1:
-        for place, paths in enumerate(state_paths(reading, fitted)):
+        for place, paths in enumerate(walk(reading, fitted).paths):
             found = harmless(paths, generator=np.random.default_rng([reading.seed, place]))
             ranks = np.arange(len(paths))
             for name, values, twins in (
@@ -90,11 +89,8 @@ def _growth(reading: Reading, walked: int) -> dict[str, Ratio]:
     for batch in reading.first_windows(walked, 1):
         blocks, _ = trace(model, batch.tokens[:, : min(TOKENS, texts.window)])
         steps, start = token_steps(blocks), blocks[0].stream[0, -1]
-        for place, geometry in enumerate(GEOMETRIES):
-            rates = (
-                exponents(steps, start, frame.to(start), angular=geometry == "angular").double().cpu().numpy()
-            )
-            for at, layer in enumerate(chosen):
-                out["rate"].add(batch.document, (at, place), rates[None, layer])
-            out["exponent"].add(batch.document, place, rates.mean(0)[None])
+        rates = exponents(steps, start, frame.to(start)).double().cpu().numpy()
+        for at, layer in enumerate(chosen):
+            out["rate"].add(batch.document, at, rates[None, layer])
+        out["exponent"].add(batch.document, (), rates.mean(0)[None])
     return out

@@ -77,11 +77,12 @@ def measure_fidelity(reading: Reading, fitted: Fitted) -> dict[str, Ratio]:
             says = read(streams[model.layers - 1]).double().log_softmax(-1)
             probability, first = says.exp(), says.argmax(-1)
             top = np.zeros((len(LENSES), *first.shape, len(layers)), np.int64)
-            # one layer and lens at a time: no array of positions by layers by vocabulary is ever held
+            # one layer at a time: no array of positions by layers by vocabulary is ever held
             for place, layer in enumerate(layers):
                 own = streams[layer]
-                for lens, stream in enumerate((own, fitted.maps[layer].lens(own))):
-                    heard = read(stream).double().log_softmax(-1)
+                both = read(torch.cat([own, fitted.maps[layer].lens(own)])).chunk(len(LENSES))
+                for lens, logits in enumerate(both):
+                    heard = logits.double().log_softmax(-1)
                     for name, kl in (
                         ("kl", divergence(probability, says, heard)),
                         ("kl_back", divergence(heard.exp(), heard, says)),
@@ -105,4 +106,4 @@ def divergence(
     heard: Float[Tensor, "*#batch vocabulary"],
 ) -> Float[Tensor, "*batch"]:
     """KL from a distribution (given with its log) to another (its log), nats."""
-    return (probability * (says - heard)).sum(-1)
+    return torch.linalg.vecdot(probability, says - heard)

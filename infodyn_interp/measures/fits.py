@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import psutil
@@ -20,6 +20,7 @@ from infodyn_interp.models import Model
 from infodyn_interp.texts import Batch, Texts
 from infodyn_interp.texts.windows import evenly_spaced
 
+AT_ONCE = 256  # positions whose logits are held; with fewer the vocabulary is read too often
 POSITIONS = 16  # of a window: the vocabulary makes a lens the dearest measure (science: functionals)
 FIT_TOKENS = (
     16_000  # of other documents; the same for a model and its nulls, since held-out shares grow with them
@@ -27,6 +28,20 @@ FIT_TOKENS = (
 STATE_RANK = 8  # components of a stream that make the path of a state
 AFFINE = ("lens", "embedding", "feed_forward", "keys")
 Report = Callable[[int], None]
+
+
+class Walk(NamedTuple):
+    """What one pass over the first windows of the first documents leaves, first token left out.
+
+    Args:
+        paths: of states, by layer: leading components of the stream that leaves it.
+        likeliest: tokens that the model gives most at each step, likeliest first.
+        log_probability: of these, nats.
+    """
+
+    paths: list[Float[np.ndarray, "document step component"]]
+    likeliest: Int[np.ndarray, "document step candidate"]
+    log_probability: Float[np.ndarray, "document step candidate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +57,7 @@ class Reading:
         seed: of whatever is random.
         fit_tokens: read of other documents, at most.
         report: called with the tokens read so far.
-        paths: of states, by layer, for whatever was fitted: read once for all measures (`paths.state_paths`).
+        walks: what `paths` reads of the first windows by what was fitted, once for all measures.
     """
 
     model: Model
@@ -53,7 +68,7 @@ class Reading:
     seed: int = 0
     fit_tokens: int = FIT_TOKENS
     report: Report = lambda _tokens: None
-    paths: "dict[Fitted, list[np.ndarray]]" = field(default_factory=dict)
+    walks: "dict[Fitted, Walk]" = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -120,17 +135,6 @@ class Reading:
             layers=self.visited,
             checked=self.checked,
             logits_to_keep=None,
-        )
-
-    def logits(self, batch: Batch) -> Float[Tensor, "window position token"]:
-        """One pass for what the model says at every position."""
-        return capture(
-            self.model,
-            batch,
-            lambda _layer: None,
-            layers=(0,),
-            checked=self.checked,
-            logits_to_keep=self.texts.window,
         )
 
     def _read(self, role: str, documents: range | None) -> Iterator[Batch]:

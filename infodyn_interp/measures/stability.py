@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+import scipy.signal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,6 +14,7 @@ from infodyn_interp.errors import RequestError
 from infodyn_interp.measures.jacobians import Map, push
 
 POTENTIALS = ("fep", "form")
+GEOMETRIES = ("raw", "angular")
 ALPHA = 0.1  # of the moving equilibrium (science: output side)
 DRAWS = 32  # autoregressive twins of each document
 LEAST_STEPS = 8
@@ -80,11 +82,10 @@ class Dynamics:
         self, start: Float[np.ndarray, "twin component"], steps: int, generator: np.random.Generator
     ) -> Float[np.ndarray, "twin step component"]:
         """Twins that begin where they are told and follow the fitted steps."""
-        out = np.empty((len(start), steps, start.shape[1]))
+        out = generator.standard_normal((len(start), steps, start.shape[1])) @ self.noise + self.drift
         out[:, 0] = start
         for place in range(1, steps):
-            shocks = generator.standard_normal(start.shape) @ self.noise
-            out[:, place] = out[:, place - 1] @ self.step + self.drift + shocks
+            out[:, place] += out[:, place - 1] @ self.step
         return out
 
 
@@ -124,25 +125,24 @@ def harmless(
     for document in range(documents):
         fitted = Dynamics.fit(np.delete(path, document, 0))
         twins = fitted.draw(np.repeat(path[document, :1], draws, 0), steps, draw)
-        for place, own in enumerate((path[document][None], twins)):
-            for column, potential in enumerate((deviation_energy(own, alpha), quadratic_form(own, fitted))):
-                rising = np.diff(potential, axis=-1) > 0
-                found[place, document, column] = rising.mean()
-                found[2 + place, document, column] = longest_run(rising).mean()
-    share, share_null, run, run_null = found
-    return Rising(share, run, share_null, run_null)
+        own_and_twins = np.concatenate([path[document][None], twins])
+        for column, potential in enumerate(
+            (deviation_energy(own_and_twins, alpha), quadratic_form(own_and_twins, fitted))
+        ):
+            rising = np.diff(potential, axis=-1) > 0
+            share, run = rising.mean(-1), longest_run(rising)
+            found[:, document, column] = share[0], run[0], share[1:].mean(), run[1:].mean()
+    return Rising(*found)
 
 
 def deviation_energy(
     path: Float[np.ndarray, "document step component"], alpha: float
 ) -> Float[np.ndarray, "document step"]:
     """`K = |x - e|^2 / 2`, e the moving equilibrium, which begins at the first state (seed, observation)."""
-    equilibrium, out = path[:, 0].copy(), np.empty(path.shape[:2])
-    for place in range(path.shape[1]):
-        apart = path[:, place] - equilibrium
-        out[:, place] = (apart**2).sum(-1) / 2
-        equilibrium += alpha * apart
-    return out
+    apart, first = np.zeros_like(path), path[:, :1]
+    moved, _ = scipy.signal.lfilter([alpha], [1, alpha - 1], path[:, :-1], axis=1, zi=(1 - alpha) * first)
+    apart[:, 1:] = path[:, 1:] - moved
+    return (apart**2).sum(-1) / 2
 
 
 def quadratic_form(
@@ -155,20 +155,16 @@ def quadratic_form(
 
 def longest_run(rising: Bool[np.ndarray, "document step"]) -> Float[np.ndarray, " document"]:
     """Most steps in a row that are true."""
-    run = most = np.zeros(len(rising))
-    for column in rising.T:
-        run = (run + 1) * column
-        most = np.maximum(most, run)
-    return most
+    step = np.arange(1, 1 + rising.shape[1])
+    ended = np.maximum.accumulate(np.where(rising, 0, step), axis=1)
+    return (step - ended).max(1).astype(float)
 
 
 def exponents(
     steps: Sequence[Map],
     start: Float[Tensor, " direction"],
     frame: Float[Tensor, "direction vector"],
-    *,
-    angular: bool = False,
-) -> Float[Tensor, "step vector"]:
+) -> Float[Tensor, "step geometry vector"]:
     """Log growth of nearby states in each step, a frame of directions kept orthogonal by QR (finite-time Lyapunov).
 
     The mean over steps is the exponent of each direction, largest first once the frame has settled.
@@ -177,21 +173,19 @@ def exponents(
         steps: maps of a state, such as the blocks of a model seen from one token.
         start: the state that enters the first.
         frame: directions to begin with, orthonormal or not.
-        angular: growth of angles instead: directions are kept at right angles to the state and measured in units of
-            its norm, so that growth of the norm alone gives 0.
 
     Returns:
-        Nats a step.
+        Nats a step, by `GEOMETRIES`: raw, and of angles, whose directions are kept at right angles to the state and
+        measured in units of its norm, so that growth of the norm alone gives 0. Either has a frame of its own.
     """
     state, rates = start, []
-    frame = torch.linalg.qr(_across(frame, state) if angular else frame).Q
+    frames = torch.linalg.qr(torch.stack([frame, _across(frame, state)])).Q
     for step in steps:
-        image, carried = push(step, state, frame.T)
-        carried = carried.T
-        if angular:
-            carried = _across(carried, image) * (state.norm() / image.norm())
-        frame, growth = torch.linalg.qr(carried)
-        rates.append(growth.diagonal().abs().log())
+        image, carried = push(step, state, frames.mT.flatten(0, 1))
+        raw, angular = carried.unflatten(0, frames.shape[::2]).mT
+        angular = _across(angular, image) * (state.norm() / image.norm())
+        frames, growth = torch.linalg.qr(torch.stack([raw, angular]))
+        rates.append(growth.diagonal(dim1=-2, dim2=-1).abs().log())
         state = image
     return torch.stack(rates)
 

@@ -15,11 +15,10 @@ from infodyn_interp.identify.interference import LEAST_DOCUMENTS, LEAST_SLOPE, S
 from infodyn_interp.identify.verdict import DISCOVERY, discoveries
 from infodyn_interp.measures.action import fit_drift, split_folds
 from infodyn_interp.measures.choices import FUNCTIONALS
-from infodyn_interp.measures.fits import Fitted, Reading
-from infodyn_interp.measures.paths import state_paths
+from infodyn_interp.measures.fits import AT_ONCE, Fitted, Reading
+from infodyn_interp.measures.paths import walk
 from infodyn_interp.measures.stability import Dynamics, quadratic_form
 
-AT_ONCE = 256  # positions whose logits are held; with fewer the vocabulary is read too often
 LEAST_DIVERGENCE = 1e-6  # nats: what single precision leaves of an equality
 UNITS = {
     "unfinished": (
@@ -100,7 +99,7 @@ def weigh_unfinished(
     Returns:
         `UNITS` by layer, functional and head, with the interval of the slope.
     """
-    every = dict(zip(reading.layers, state_paths(reading, fitted), strict=True))
+    every = dict(zip(reading.layers, walk(reading, fitted).paths, strict=True))
     honest = unclosed(reading, fitted, tuple(sizes), walked)
     made = {}
     for layer, of_layer in sizes.items():

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from infodyn_interp.energy.terms import Prosody
 from infodyn_interp.errors import RequestError
-from infodyn_interp.measures.choices import CANDIDATES, FIRST
+from infodyn_interp.measures.choices import FIRST
 from infodyn_interp.measures.fits import Fitted, Reading
 from infodyn_interp.measures.multipliers import LEAST_DOCUMENTS, predict_choice
-from infodyn_interp.measures.paths import PATHS
+from infodyn_interp.measures.paths import PATHS, walk
 from infodyn_interp.sweeping.keeping import Kept
 from infodyn_interp.texts import read_pieces
 from infodyn_interp.texts.windows import evenly_spaced
@@ -43,10 +43,10 @@ def foretell_choices(reading: Reading, fitted: Fitted, kept: Kept) -> xarray.Dat
     """
     prosody = Prosody(read_pieces(reading.texts.tokenizer))
     found, windows = [], []
-    for batch in reading.first_windows(PATHS, reading.micro_batch):
-        top = reading.logits(batch)[:, FIRST:-1].topk(CANDIDATES).indices.cpu()
-        found += [_contexts(window, one) for window, one in zip(batch.tokens.cpu(), top, strict=True)]
-        windows += list(batch.tokens.cpu())
+    tokens = [batch.tokens.cpu() for batch in reading.first_windows(PATHS, reading.micro_batch)]
+    for window, top in zip(torch.cat(tokens), walk(reading, fitted).likeliest, strict=True):
+        found.append(_contexts(window, torch.from_numpy(top[FIRST - 1 : -1])))
+        windows.append(window)
     windows = [window for window, one in zip(windows, found, strict=True) if len(one[0]) >= LEAST_CONTEXTS]
     found = [one for one in found if len(one[0]) >= LEAST_CONTEXTS]
     if len(found) < LEAST_DOCUMENTS:

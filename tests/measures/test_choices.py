@@ -11,7 +11,6 @@ from infodyn_interp import open_model, read_texts
 from infodyn_interp.hooks import capture, read_out
 from infodyn_interp.measures.action import fit_drift
 from infodyn_interp.measures.choices import (
-    CANDIDATES,
     CONTEXTS,
     FIRST,
     _read_steps,
@@ -20,7 +19,7 @@ from infodyn_interp.measures.choices import (
 )
 from infodyn_interp.measures.fidelity import divergence
 from infodyn_interp.measures.fits import Reading, fit_maps
-from infodyn_interp.measures.paths import state_paths
+from infodyn_interp.measures.paths import CANDIDATES, walk
 from infodyn_interp.texts.windows import evenly_spaced
 
 WORDS = ["clock", "rain", "why", "numbers", "one", "town", "proof", "step", "walk", "sure"]
@@ -41,7 +40,7 @@ def fitted(reading):
 
 @pytest.fixture(scope="module")
 def paths(reading, fitted):
-    return state_paths(reading, fitted)
+    return walk(reading, fitted).paths
 
 
 def test_a_step_into_the_texts_own_next_token_is_the_step_of_its_path(reading, fitted, paths):
@@ -63,7 +62,7 @@ def test_a_step_into_the_texts_own_next_token_is_the_step_of_its_path(reading, f
 def test_choices_are_the_models_likeliest_and_their_functionals_those_of_a_pass_over_them(
     reading, fitted, paths
 ):
-    choices = try_choices(reading, fitted, paths, 2)
+    choices = try_choices(reading, fitted, 2)
     assert choices.log_probability.shape == (2, CONTEXTS, CANDIDATES)
     assert choices.functionals.shape == (len(reading.layers), 2, CONTEXTS, CANDIDATES, 3)
     window = next(reading.first_windows(1, 1)).tokens
@@ -91,9 +90,9 @@ def test_choices_are_the_models_likeliest_and_their_functionals_those_of_a_pass_
 
 
 def test_multipliers_have_an_interval_in_every_layer_but_the_last(reading, fitted, paths):
-    found = weigh_choices(reading, fitted, paths, 5)
+    found = weigh_choices(reading, fitted, 5)
     multiplier, low, high = (found[f"multiplier{end}"] for end in ("", "_low", "_high"))
     assert np.isnan(multiplier[-1]).all()
     assert ((low < multiplier) & (multiplier < high))[:-1].all()
     assert (found["inflation"][:-1] >= 1).all()
-    assert weigh_choices(reading, fitted, paths, 3) is None
+    assert weigh_choices(reading, fitted, 3) is None

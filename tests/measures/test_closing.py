@@ -9,7 +9,7 @@ from infodyn_interp import open_model, read_texts
 from infodyn_interp.measures.action import helpful
 from infodyn_interp.measures.closing import RANKED, _approach, measure_action
 from infodyn_interp.measures.fits import Reading, fit_maps
-from infodyn_interp.measures.paths import state_paths
+from infodyn_interp.measures.paths import walk
 
 WORDS = ["clock", "rain", "why", "numbers", "one", "town", "proof", "step", "walk", "sure"]
 
@@ -47,7 +47,7 @@ def test_a_way_along_a_line_is_straight_and_closes_what_it_covers():
 
 
 def test_ranks_are_those_of_the_paths_along_the_tokens(reading, fitted, found):
-    for place, paths in enumerate(state_paths(reading, fitted)):
+    for place, paths in enumerate(walk(reading, fitted).paths):
         alone = helpful(paths, seed=reading.seed)
         mean = alone["mean_rank"].sel(kind=list(RANKED)).values
         np.testing.assert_allclose(found.ratios["rank"].value[place], mean)
