@@ -221,7 +221,7 @@ def plant(design: str, reach: Mapping[str, float], gather: Callable[..., list[li
     """
     tried = {name: 2 * reach[name] for name in PLANTED}
     limits, shares = {}, {}
-    for pilot, names in zip(gather(_sets(tried), 10), map(list, _sets(tried)), strict=True):
+    for pilot, names in zip(gather(_sets(tried), 2), map(list, _sets(tried)), strict=True):
         gained, reached = (dict(zip(ROWS, part.tolist(), strict=True)) for part in _middle(pilot))
         for name in names:
             limits[name] = reach[name] / (1 - (reached[name] - reach[name]) / gained[name])

@@ -2,7 +2,7 @@
 
     python analyses/q22_limits.py     # writes analyses/data/limits.csv, a row as soon as it is there
 
-Worlds of 16 and of 24 documents of 64 tokens, without a swap gate. On each data set the limit of two heads without the
+Worlds of 16, 24 and 32 documents of 64 tokens, without a swap gate. On each data set the limit of two heads without the
 term, then 20 fresh heads (noise, nuisance and term drawn anew) with it at the limit and at twice it. The last rows are
 of the state block with other priors of its radial basis functions.
 """
@@ -24,6 +24,7 @@ from test_limits import ROWS, rates_at_limits  # noqa: E402 - what the tests hol
 PRIOR = fitting.PRIOR_TOKENS
 CASES = [
     *((row, documents, PRIOR) for row in ("rhythm", "state", "track") for documents in (16, 24)),
+    ("state", 32, PRIOR),
     *(("state", 16, prior) for prior in (0, 4, 8, 32)),
 ]
 
