@@ -46,7 +46,10 @@ class Measures(Table):
         16_000, ge=1, description="Most tokens of other documents that maps are fitted on."
     )
     walked: int = Field(
-        8, ge=1, description="Documents whose blocks are differentiated and whose tokens are each read out."
+        8,
+        ge=1,
+        description="Documents whose blocks are differentiated and whose tokens are each read out; of a null its"
+        " share, four at least.",
     )
     ridge: float = Field(1e-3, gt=0, description="Of the fitted maps, in units of each direction's variance.")
     micro_batch: int = Field(4, ge=1, description="Windows in one forward.")

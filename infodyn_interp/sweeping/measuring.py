@@ -180,7 +180,8 @@ def measure(
         nulls: `untrained`, `permuted_weights`, `shuffled_tokens`; none for an empty sequence.
         null_share: of the folds of documents that a null reads.
         fit_tokens: of the reference documents, at most; the same for the model and its nulls.
-        walked: documents on whose first tokens blocks are differentiated and inverted.
+        walked: documents on whose first tokens blocks are differentiated and inverted; of a null its share of these,
+            four at least.
         ridge: of the fitted maps, in units of each direction's own variance.
         seed: of whatever is random.
         micro_batch: windows in one forward pass.
