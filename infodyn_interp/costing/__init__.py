@@ -67,7 +67,7 @@ def measure_cost(
     with torch_threads(threads), tempfile.TemporaryDirectory(prefix="cost-") as scratch:
         rows, ladder = _rows(model, tokens, state_rank, query_stride, Path(scratch))
         medians = time_rows(rows, repeats)
-        peaks = {name: _peak(run) for name, run in rows.items()}
+        peaks = {name: _peak(run, model.device) for name, run in rows.items()}
     out = {f"{name}_over_bridge_forward": medians[name] / medians["bridge_forward"] for name in rows}
     out["fit_over_hf_forward"] = medians["fit"] / medians["hf_forward"]
     if "swaps" in medians:
@@ -133,9 +133,13 @@ def _rows(
     return rows, bench.climb.ladder
 
 
-def _peak(run: Callable[[], object]) -> float:
-    """Highest resident memory while it runs, over what was resident before, in MiB."""
+def _peak(run: Callable[[], object], device: torch.device) -> float:
+    """Highest resident memory while it runs, over what was resident before, in MiB; on a GPU, with what is there."""
     gc.collect()
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device) if on_gpu else 0
     process = psutil.Process()
     before = process.memory_info().rss
     highest, done = before, threading.Event()
@@ -152,4 +156,5 @@ def _peak(run: Callable[[], object]) -> float:
     finally:
         done.set()
         watcher.join()
-    return (max(highest, process.memory_info().rss) - before) / MIB
+    there = torch.cuda.max_memory_allocated(device) - held if on_gpu else 0
+    return (max(highest, process.memory_info().rss) - before + there) / MIB

@@ -28,14 +28,17 @@ FOLDS = 4  # of the windows, so that fits leave some out
 
 
 def time_rows(rows: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each row: once to warm up, then `repeats` times in turn."""
+    """Median seconds of each row: once to warm up, then `repeats` times in turn; a GPU is waited for."""
+    wait = torch.accelerator.synchronize if torch.accelerator.is_available() else lambda: None
     for run in rows.values():
         run()
+    wait()
     seconds: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(repeats):
         for name, run in rows.items():
             begun = time.perf_counter()
             run()
+            wait()
             seconds[name].append(time.perf_counter() - begun)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
