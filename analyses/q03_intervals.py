@@ -3,10 +3,10 @@
     python analyses/q03_intervals.py --draws 2000 --processes 2      # writes analyses/data/intervals.csv
 
 A gain's truth is its expectation at that number of documents: the mean over all draws. Documents are drawn from one
-world: all draws have one vocabulary, one basis and one scale of each ingredient, for an interval over documents knows
-of no other. Twenty draws are parts of one corpus: an ingredient is scaled to its share over a whole corpus, and scaled
-within each draw it would tie the documents of a draw together (the gain of a track then varies by 1.08 of its standard
-error at 32 documents and 1.11 at 8, and is covered in .93).
+world, whose vocabulary, directions, basis and scales are those of all draws: an interval over documents knows of no
+other. Twenty draws are parts of one corpus, since an ingredient is scaled to its share over a whole corpus: scaled
+within each draw it would tie its documents together (the gain of a track then varies by 1.08 of its standard error at
+32 documents and 1.11 at 8, and is covered in .93).
 """
 
 import argparse
@@ -37,8 +37,8 @@ DRAWS = 20  # parts of one corpus
 SIZES = (8, 16, 32)  # documents; those that the table holds already are not drawn again
 
 
-def vocabulary() -> np.random.Generator:
-    """The same mean states of types in every draw."""
+def shared() -> np.random.Generator:
+    """The same mean states of types, and directions, in every draw."""
     return np.random.default_rng(20)
 
 
@@ -46,8 +46,8 @@ def some_draws(documents: int, seed: int) -> list[dict[str, list[float]]]:
     """Of each part of one corpus, gains with their intervals, and those of the track's coefficient and of each rho."""
     torch.set_num_threads(1)
     generator = np.random.default_rng([documents, seed])
-    basis = survey_basis(WORLDS["noise"], WINDOW, 0, np.random.default_rng(0), vocabulary())
-    drawn = draw([WORLDS["prosody_20"], TRACK], DRAWS * documents, WINDOW, generator, vocabulary())
+    basis = survey_basis(WORLDS["noise"], WINDOW, 0, np.random.default_rng(0), shared())
+    drawn = draw([WORLDS["prosody_20"], TRACK], DRAWS * documents, WINDOW, generator, shared())
     field = center(track_map(drawn.states[..., :FITTED], 0.4, 2.0))
     pairs = field.shape[0] * support_of(WINDOW).pairs
     coefficient = -np.sqrt(TRACK.shares["track"] * pairs / (field**2).sum())

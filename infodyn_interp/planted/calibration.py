@@ -53,10 +53,10 @@ def survey_basis(
     window: int,
     seed: int,
     generator: np.random.Generator,
-    vocabulary: np.random.Generator | None = None,
+    shared: np.random.Generator | None = None,
 ) -> Basis:
     """The components that worlds are made of, with centres and width found on other documents, as in a survey."""
-    states = draw([world], REFERENCE_DOCUMENTS, window, generator, vocabulary).states[:, FIRST_KEY:, :FITTED]
+    states = draw([world], REFERENCE_DOCUMENTS, window, generator, shared).states[:, FIRST_KEY:, :FITTED]
     found = fit_basis(states.reshape(-1, FITTED), FITTED, seed)
     return Basis(torch.zeros(COMPONENTS), torch.eye(COMPONENTS), found.centres, found.width)
 

@@ -77,7 +77,7 @@ def draw(
     documents: int,
     window: int,
     generator: np.random.Generator,
-    vocabulary: np.random.Generator | None = None,
+    shared: np.random.Generator | None = None,
 ) -> Draw:
     """Draw documents and what each world makes of them.
 
@@ -86,9 +86,9 @@ def draw(
         documents: one window each.
         window: tokens in a window, more than `FIRST_QUERY` + 4.
         generator: of everything random.
-        vocabulary: of what documents share, the mean state of every token type; `generator` by default, so that every
-            draw has a vocabulary of its own. An interval over documents is of one vocabulary: to ask whether it
-            covers, give every draw the same.
+        shared: of what documents share, the mean state of every token type and the directions of every field;
+            `generator` by default, so that every draw is of a world of its own. An interval over documents is of one
+            world: to ask whether it covers, give every draw the same.
 
     Raises:
         RequestError: a window too short to hold a support, no document, or worlds of both kinds of states.
@@ -98,7 +98,7 @@ def draw(
         raise RequestError("worlds: those with persistent states are drawn apart")
     if window < FIRST_QUERY + 4 or documents < 1:
         raise RequestError(f"a draw needs a document and windows of {FIRST_QUERY + 4} tokens at least")
-    seen = _see(documents, window, kinds.pop(), generator, vocabulary or generator)
+    seen = _see(documents, window, kinds.pop(), generator, shared or generator)
     energies = np.empty((documents, len(worlds), window, window))
     for place, world in enumerate(worlds):
         noise = center(generator.standard_normal((documents, window, window)))
@@ -117,10 +117,11 @@ def _unit(values: Float[np.ndarray, "document query key"]) -> Float[np.ndarray, 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a draw's documents are made of."""
+    """What a draw's documents are made of, and what draws the directions that they share."""
 
     states: Float[np.ndarray, "document key component"]
     flags: Int[np.ndarray, "document key flag"]
+    shared: np.random.Generator
 
 
 def _see(
@@ -128,11 +129,11 @@ def _see(
     window: int,
     persistent: bool,
     generator: np.random.Generator,
-    vocabulary: np.random.Generator,
+    shared: np.random.Generator,
 ) -> _Seen:
     weights = 1 / np.arange(1, TYPES + 1)
     types = generator.choice(TYPES, (documents, window), p=weights / weights.sum())
-    means = vocabulary.standard_normal((TYPES, COMPONENTS))
+    means = shared.standard_normal((TYPES, COMPONENTS))
     means -= weights @ means / weights.sum()
     means /= np.sqrt((weights[:, None] * means**2).sum(0) / weights.sum())
     own = _persist(generator.standard_normal((documents, window, COMPONENTS)), MEMORY)
@@ -145,7 +146,7 @@ def _see(
     for position in range(1, window):
         broken = flags[:, position, :2].any(-1)
         since[:, position] = np.where(broken, 0, since[:, position - 1] + 1)
-    return _Seen(states, np.concatenate([flags, since[..., None]], -1))
+    return _Seen(states, np.concatenate([flags, since[..., None]], -1), shared)
 
 
 def _persist(noise: np.ndarray, rho: float, axis: int = 1) -> np.ndarray:
@@ -169,9 +170,9 @@ def _key_effects(seen: _Seen, generator: np.random.Generator) -> np.ndarray:
 def _distance(seen: _Seen, generator: np.random.Generator) -> np.ndarray:
     documents, window, _ = seen.states.shape
     lag = np.arange(window)[:, None] - np.arange(window)[None]
-    curve = generator.standard_normal() * np.exp(-np.abs(lag) / 8) + generator.standard_normal() * np.log1p(
-        np.abs(lag)
-    )
+    curve = seen.shared.standard_normal() * np.exp(
+        -np.abs(lag) / 8
+    ) + seen.shared.standard_normal() * np.log1p(np.abs(lag))
     return np.broadcast_to(curve, (documents, window, window))
 
 
@@ -188,7 +189,7 @@ def _similarity(seen: _Seen, generator: np.random.Generator) -> np.ndarray:
 
 def _bilinear(seen: _Seen, generator: np.random.Generator, rank: int) -> np.ndarray:
     z = seen.states[..., :rank]
-    return z @ generator.standard_normal((rank, rank)) @ z.transpose(0, 2, 1)
+    return z @ seen.shared.standard_normal((rank, rank)) @ z.transpose(0, 2, 1)
 
 
 def _carry(seen: _Seen, generator: np.random.Generator, rho: float) -> np.ndarray:
@@ -206,18 +207,20 @@ def rhythm_block(flags: Int[np.ndarray, "document key flag"]) -> Float[np.ndarra
 def _rhythm(seen: _Seen, generator: np.random.Generator) -> np.ndarray:
     columns = rhythm_block(seen.flags)
     spread = columns.std((0, 1))
-    return _spread((columns / np.where(spread > 0, spread, 1)) @ generator.standard_normal(columns.shape[-1]))
+    return _spread(
+        (columns / np.where(spread > 0, spread, 1)) @ seen.shared.standard_normal(columns.shape[-1])
+    )
 
 
 def _state(seen: _Seen, generator: np.random.Generator) -> np.ndarray:
-    return _spread(seen.states[..., :FITTED] @ generator.standard_normal(FITTED))
+    return _spread(seen.states[..., :FITTED] @ seen.shared.standard_normal(FITTED))
 
 
 def _nonlinear(seen: _Seen, generator: np.random.Generator) -> np.ndarray:
     """A smooth bump around a random state and the square of a random direction, with their linear parts."""
     z = seen.states[..., :FITTED]
-    centre = generator.standard_normal(FITTED)
-    direction = generator.standard_normal(FITTED)
+    centre = seen.shared.standard_normal(FITTED)
+    direction = seen.shared.standard_normal(FITTED)
     bump = np.exp(-((z - centre) ** 2).sum(-1) / (2 * FITTED))
     bent = (z @ direction / np.linalg.norm(direction)) ** 2
     return _spread(bump / bump.std() + bent / bent.std())
