@@ -90,10 +90,9 @@ def try_choices(reading: Reading, fitted: Fitted, walked: int) -> Choices:
     places = FIRST + evenly_spaced(window - 1 - FIRST, CONTEXTS)
     logs, values = [], []
     for document, batch in enumerate(reading.first_windows(min(walked, len(walks.likeliest)), 1)):
-        likeliest = torch.from_numpy(
-            walks.likeliest[document, places - 1]
-        )  # a walk begins at the second token
-        logs.append(walks.log_probability[document, places - 1])
+        before = places - 1  # a walk begins at the second token
+        likeliest = torch.from_numpy(walks.likeliest[document, before])
+        logs.append(walks.log_probability[document, before])
         laws = [
             (fit_drift(others), Dynamics.fit(others))
             for others in (np.delete(one, document, 0) for one in walks.paths)
@@ -122,7 +121,7 @@ def _read_steps(
 ]:
     """States at each place and at each token after it, and the divergence of the output there from a layer's lens."""
     streams = follow(reading.model, window, places.tolist(), tokens)
-    steps, apart = [], []
+    apart = []
     with torch.inference_mode():
         says = read(streams[-1, ..., 1, :]).double().log_softmax(-1)
         probability, at_once = says.exp(), max(1, AT_ONCE // tokens.numel())
@@ -132,8 +131,5 @@ def _read_steps(
             for heard in read(through).chunk(len(layers)):
                 kl = divergence(probability, says, heard.double().log_softmax(-1))
                 apart.append(kl.cpu().numpy())
-        for layer in reading.layers:
-            maps = fitted.maps[layer]
-            away = streams[layer].double().cpu() - maps.mean.double()
-            steps.append((away @ maps.components.double()).numpy())
+        steps = [fitted.maps[layer].state(streams[layer]).numpy() for layer in reading.layers]
     return np.stack(steps), np.stack(apart)

@@ -171,6 +171,10 @@ class LayerMaps:
     mean: Float[Tensor, " direction"]
     components: Float[Tensor, "direction component"]
 
+    def state(self, stream: Float[Tensor, "*batch direction"]) -> Float[Tensor, "*batch component"]:
+        """The state that a stream leaving the block is in, on the CPU."""
+        return (stream.double().cpu() - self.mean.double()) @ self.components.double()
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:

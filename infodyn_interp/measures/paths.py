@@ -33,9 +33,7 @@ def _read(reading: Reading, fitted: Fitted) -> Walk:
     def visit(layer: Layer) -> None:
         stream = cast(Tensor, layer.residual_out)[:, 1:]
         if layer.index in paths:
-            maps = fitted.maps[layer.index]
-            away = stream.double().cpu() - maps.mean.double()
-            paths[layer.index].append(away @ maps.components.double())
+            paths[layer.index].append(fitted.maps[layer.index].state(stream))
         if layer.index == last:
             leaves[:] = [stream.clone()]
 

@@ -214,11 +214,12 @@ def measure(
     how = {"measures": list(chosen), "fit_tokens": fit_tokens, "walked": walked, "ridge": ridge}
     within = {} if frozen is None else {"inside": frozen.digest}
     run = _describe(model, texts, settings) | how | within
+
+    def asked_of(name: str) -> Asked:
+        return Asked(_walked(walked, name, null_share), name, carried, frozen)
+
     parts = [
-        _Part(
-            *(name, model, part, settings, chosen, fit_tokens, ridge),
-            Asked(_walked(walked, name, null_share), name, carried, frozen),
-        )
+        _Part(name, model, part, settings, chosen, fit_tokens, ridge, asked_of(name))
         for name, part in _texts_of(texts, settings).items()
     ]
     version = {"package_version": importlib.metadata.version("infodyn-interp")}

@@ -89,7 +89,7 @@ def test_choices_are_the_models_likeliest_and_their_functionals_those_of_a_pass_
     np.testing.assert_allclose(choices.functionals[1, 0, 1, 0, 2], kl.item(), rtol=1e-3)
 
 
-def test_multipliers_have_an_interval_in_every_layer_but_the_last(reading, fitted, paths):
+def test_multipliers_have_an_interval_in_every_layer_but_the_last(reading, fitted):
     found = weigh_choices(reading, fitted, 5)
     multiplier, low, high = (found[f"multiplier{end}"] for end in ("", "_low", "_high"))
     assert np.isnan(multiplier[-1]).all()
